@@ -21,7 +21,7 @@ from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
 from ccmb.objectives.masked_language import MaskedText, mask_tokens
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer
 from ccmb.r2d2.modeling import TowerOutput
@@ -63,7 +63,7 @@ class AlbefStep:
     def losses(self, batch: Batch, draws: Draws | None = None) -> dict[str, Tensor]:
         """Scalars by objective name, of all five."""
         model, temperature = self.model, self.model.temperature
-        positives = same_image(batch.image_ids)
+        positives = positive_mask(batch.image_ids)
         images = model.encode_image(batch.pixel_values)
         texts = model.encode_text(batch.input_ids, batch.attention_mask)
         masked = draws.masked if draws else self.mask(batch)
@@ -72,7 +72,7 @@ class AlbefStep:
             teacher_image = self.teacher.encode_image(batch.pixel_values).embed  # of a frozen tower computed again
             teacher_text = self.teacher.encode_text(batch.input_ids, batch.attention_mask).embed
 
-        losses = {"gcpr": gcpr_loss(images.embed, texts.embed, temperature, even_targets(positives))}
+        losses = {"gcpr": gcpr_loss(images.embed, texts.embed, temperature, multi_positive_targets(positives))}
         losses["tgd"] = tgd_loss(
             images.embed, texts.embed, teacher_image_BD=teacher_image, teacher_text_BD=teacher_text,
             image_ids_B=batch.image_ids, queue=self.queue, temperature=temperature, alpha=self.objectives.tgd.alpha,

@@ -47,8 +47,8 @@ def main(words: list[str] | None = None) -> None:
         if options.folder is None:
             shutil.rmtree(folder)
     claims = [
-        claim(f"rows per second, log of {found['impressions']:,}", found["rows_per_second"], ROWS_PER_SECOND, "rows/s")
-        for found in logs
+        claim(f"rows per second, log of {run['impressions']:,}", run["rows_per_second"], ROWS_PER_SECOND, "rows/s")
+        for run in logs
     ]
     if len(logs) > 1:
         first, last = logs[0], logs[-1]
@@ -95,13 +95,13 @@ def measure(folder: Path, inputs: Inputs, options: argparse.Namespace) -> dict[s
         run_in_process(timed_build, inputs, folder / "built", options.rows_per_bucket) for _ in range(options.repeats)
     ]
     seconds = statistics.median(run["seconds"] for run in runs)
-    found = {
+    measured = {
         "rows": runs[0]["rows"], "pairs": runs[0]["pairs"], "rows_per_second": runs[0]["rows"] / seconds,
         "peak_bytes": max(run["peak_bytes"] for run in runs), "seconds": [run["seconds"] for run in runs],
         "steps": {name: statistics.median(run["steps"][name] for run in runs) for name in runs[0]["steps"]},
     }  # fmt: skip
-    print(json.dumps({name: found[name] for name in ("rows", "pairs", "rows_per_second", "peak_bytes", "steps")}))
-    return found
+    print(json.dumps({name: measured[name] for name in ("rows", "pairs", "rows_per_second", "peak_bytes", "steps")}))
+    return measured
 
 
 def timed_build(inputs: Inputs, out: Path, rows_per_bucket: int) -> dict[str, Any]:

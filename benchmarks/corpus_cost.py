@@ -60,60 +60,61 @@ class Stage:
         return self.core_hours / self.cores
 
 
-def stages(of: dict[str, float]) -> list[Stage]:
+def stages(inputs: dict[str, float]) -> list[Stage]:
     """The stages in order."""
-    everything = of["cores"] * of["machines"]
-    rows = of["pairs"] * of["impressions_of_a_pair"]
-    links = of["pictures"] / of["links_that_come"] / of["pictures_that_stay"]
-    come = links * of["links_that_come"] / 1e6
-    traffic = links * of["links_that_come"] * of["picture_bytes"]
-    texts = links * of["texts_of_a_link"]
-    link_seconds = 8 * traffic / (of["network"] * of["network_used"])
+    everything = inputs["cores"] * inputs["machines"]
+    rows = inputs["pairs"] * inputs["impressions_of_a_pair"]
+    links = inputs["pictures"] / inputs["links_that_come"] / inputs["pictures_that_stay"]
+    come = links * inputs["links_that_come"] / 1e6
+    traffic = links * inputs["links_that_come"] * inputs["picture_bytes"]
+    texts = links * inputs["texts_of_a_link"]
+    link_seconds = 8 * traffic / (inputs["network"] * inputs["network_used"])
     # One build downloads on one machine, and looks for copies on one core.
-    download = Stage("download", f"{links / 1e6:,.0f}M links", links / of["downloads"] / HOUR, of["cores"])
+    download = Stage("download", f"{links / 1e6:,.0f}M links", links / inputs["downloads"] / HOUR, inputs["cores"])
     if link_seconds / HOUR > download.hours:  # the wires are slower than the cores
         download = replace(download, cores=download.core_hours * HOUR / link_seconds)
-    copies = come * of["copies_linear"] + come**2 * of["copies_square"]
+    copies = come * inputs["copies_linear"] + come**2 * inputs["copies_square"]
     return [
-        Stage("clicks", f"{rows / 1e9:,.0f}G rows of the log", rows / of["log_rows"] / HOUR, everything),
-        Stage("texts", f"{texts / 1e6:,.0f}M texts", texts / of["text_rows"] / HOUR, everything),
+        Stage("clicks", f"{rows / 1e9:,.0f}G rows of the log", rows / inputs["log_rows"] / HOUR, everything),
+        Stage("texts", f"{texts / 1e6:,.0f}M texts", texts / inputs["text_rows"] / HOUR, everything),
         download,
         Stage("copies", f"{come:,.0f}M images", copies / HOUR, 1),
     ]
 
 
-def amounts(of: dict[str, float]) -> list[tuple[str, str]]:
+def amounts(inputs: dict[str, float]) -> list[tuple[str, str]]:
     """Bytes that move and that stay."""
-    links = of["pictures"] / of["links_that_come"] / of["pictures_that_stay"]
-    come = links * of["links_that_come"]
-    rows = of["pairs"] * of["impressions_of_a_pair"]
+    links = inputs["pictures"] / inputs["links_that_come"] / inputs["pictures_that_stay"]
+    come = links * inputs["links_that_come"]
+    rows = inputs["pairs"] * inputs["impressions_of_a_pair"]
     return [
-        ("log, read", bytes_of(rows * of["row_bytes"])),
-        ("download, in", bytes_of(come * of["picture_bytes"])),
-        ("kept between steps", bytes_of(come * of["stored_bytes"])),
-        ("shards", bytes_of(of["pictures"] * of["stored_bytes"])),
+        ("log, read", bytes_of(rows * inputs["row_bytes"])),
+        ("download, in", bytes_of(come * inputs["picture_bytes"])),
+        ("kept between steps", bytes_of(come * inputs["stored_bytes"])),
+        ("shards", bytes_of(inputs["pictures"] * inputs["stored_bytes"])),
         ("looks in memory, on one machine", bytes_of(come * 56)),
     ]
 
 
-def tables(of: dict[str, float]) -> str:
+def tables(inputs: dict[str, float]) -> str:
     """Inputs, stages and amounts as Markdown."""
-    lines = [*input_lines(of, INPUTS), "", "| stage | work | core hours | cores | hours |"]
+    lines = [*input_lines(inputs, INPUTS), "", "| stage | work | core hours | cores | hours |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
-    every = stages(of)
-    for stage in every:
+    cost_stages = stages(inputs)
+    for stage in cost_stages:
         cells = f"{stage.core_hours:,.0f} | {stage.cores:,.0f} | {stage.hours:,.1f}"
         lines.append(f"| {stage.name} | {stage.work} | {cells} |")
-    lines.append(f"| all | | {sum(of.core_hours for of in every):,.0f} | | {sum(of.hours for of in every):,.1f} |")
+    core_hours, hours = sum(stage.core_hours for stage in cost_stages), sum(stage.hours for stage in cost_stages)
+    lines.append(f"| all | | {core_hours:,.0f} | | {hours:,.1f} |")
     lines += ["", "| bytes | |", "| --- | ---: |"]
-    lines += [f"| {name} | {amount} |" for name, amount in amounts(of)]
+    lines += [f"| {name} | {amount} |" for name, amount in amounts(inputs)]
     return "\n".join(lines)
 
 
-def input_lines(of: Mapping[str, float], inputs: Mapping[str, Input]) -> list[str]:
+def input_lines(values: Mapping[str, float], inputs: Mapping[str, Input]) -> list[str]:
     """The inputs as a table in Markdown."""
     lines = ["| input | value | unit | source |", "| --- | ---: | --- | --- |"]
-    return lines + [f"| {name} | {of[name]:,.9g} | {given.unit} | {given.source} |" for name, given in inputs.items()]
+    return lines + [f"| {name} | {values[name]:,.9g} | {row.unit} | {row.source} |" for name, row in inputs.items()]
 
 
 def read_inputs(inputs: Mapping[str, Input], words: list[str] | None = None) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Runner:
     files: int = 0
 
 
-def ours(links: str, out: str) -> None:
+def ccmb_download(links: str, out: str) -> None:
     urls = Path(links).read_text().splitlines()
     network = HttpOptions(connections=AT_ONCE, connections_per_host=AT_ONCE, host_delay=0, allow_private=("127.0.0.1",))
     options = DownloadOptions(
@@ -128,11 +128,11 @@ def time_run(runner: Runner, links: Path) -> tuple[float, float]:
 
 
 def stored_images(out: Path) -> int:
-    found = sum(1 for _ in out.glob("*.jpg"))
+    count = sum(1 for _ in out.glob("*.jpg"))
     for path in out.glob("*.tar"):
         with tarfile.open(path) as tar:
-            found += sum(name.endswith(".jpg") for name in tar.getnames())
-    return found
+            count += sum(name.endswith(".jpg") for name in tar.getnames())
+    return count
 
 
 def measure(runners: Sequence[Runner], base: str, folder: Path, options: argparse.Namespace) -> None:
@@ -151,8 +151,8 @@ def measure(runners: Sequence[Runner], base: str, folder: Path, options: argpars
 
 
 def runner_of(name: str, python: str, function: str) -> Runner:
-    places = [str(HERE), str(HERE.parent / "src")]
-    code = f"import sys; sys.path[:0] = {places!r}; import corpus_download as c; c.{function}(*sys.argv[1:])"
+    paths = [str(HERE), str(HERE.parent / "src")]
+    code = f"import sys; sys.path[:0] = {paths!r}; import corpus_download as c; c.{function}(*sys.argv[1:])"
     if function == "img2dataset":  # that Python cannot import this file: hand it the function alone
         settings = f"SIDE, QUALITY, AT_ONCE = {SIDE}, {QUALITY}, {AT_ONCE}"
         code = f"{settings}\n{inspect.getsource(img2dataset)}\nimport sys\nimg2dataset(*sys.argv[1:])"
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     other = ("img2dataset", options.img2dataset, "img2dataset")
     if not options.img2dataset:
         other = ("plain loop (urllib in threads, Pillow)", sys.executable, "plain_loop")
-    runners = [runner_of("ours", sys.executable, "ours"), runner_of(*other)]
+    runners = [runner_of("ours", sys.executable, "ccmb_download"), runner_of(*other)]
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary) / "pictures"
         images.mkdir()

@@ -56,11 +56,11 @@ def new_captioner(shape: str, device: torch.device) -> R2D2Captioner:
     return model
 
 
-def same(ours: Sequence[Sequence[Decoded]], others: Sequence[Sequence[Decoded]]) -> bool:
+def same(captions_of_one: Sequence[Sequence[Decoded]], captions_of_other: Sequence[Sequence[Decoded]]) -> bool:
     return all(
-        of.tokens == other.tokens and abs(of.log_probability - other.log_probability) < CLOSE
-        for captions, rest in zip(ours, others, strict=True)
-        for of, other in zip(captions, rest, strict=True)
+        one.tokens == other.tokens and abs(one.log_probability - other.log_probability) < CLOSE
+        for captions, other_captions in zip(captions_of_one, captions_of_other, strict=True)
+        for one, other in zip(captions, other_captions, strict=True)
     )
 
 
@@ -99,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "picture": lambda: CaptionState(model.decoder, model.decoder.see(states_VSC), cached=False),
         "nothing": lambda: NothingKept(model, states_VSC),
     }
-    found = {name: decode(make()) for name, make in states.items()}
-    assert all(same(found["kept"], other) for other in found.values()), "the captions differ"
+    decoded = {name: decode(make()) for name, make in states.items()}
+    assert all(same(decoded["kept"], other) for other in decoded.values()), "the captions differ"
     contestants = {name: Contestant(name, timed(make)) for name, make in states.items()}
     take_turns(list(contestants.values()), options.rounds, device, warm_up=0)
     claims, results = [], {}

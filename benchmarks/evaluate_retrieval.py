@@ -72,7 +72,7 @@ def ways(bf16: bool) -> dict[str, RankOptions]:
     """The ways of ranking, with bf16 where the processor computes it natively or it is asked for."""
     if bf16 or native_bf16(torch.device("cpu")):
         return OPTIONS
-    return {name: of for name, of in OPTIONS.items() if of.precision != "bf16"}
+    return {name: rank_options for name, rank_options in OPTIONS.items() if rank_options.precision != "bf16"}
 
 
 class Scored(R2D2Ranker):
@@ -100,8 +100,8 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
         with torch.inference_mode():
             official[:] = [official_scores(model, images, texts, True, depth, 1)]
 
-    def contestant(name: str, of: RankOptions) -> Contestant:
-        ranker = exact if name == "exact, fp32" else R2D2Ranker(model, of, source=folder)
+    def contestant(name: str, rank_options: RankOptions) -> Contestant:
+        ranker = exact if name == "exact, fp32" else R2D2Ranker(model, rank_options, source=folder)
 
         def run(_: int) -> None:
             two_stage_ranks(ranker, gallery, "text_to_image", depth)
@@ -110,17 +110,17 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
         return Contestant(name, run)
 
     plain = Contestant("official", run_official)
-    ours = [contestant(name, of) for name, of in ways(options.bf16).items()]
+    contestants = [contestant(name, rank_options) for name, rank_options in ways(options.bf16).items()]
     clock = time.process_time if options.cpu_seconds else time.perf_counter
-    take_turns([plain, *ours], options.repeats, torch.device("cpu"), warm_up=0, clock=clock)
-    for one in (plain, *ours):
+    take_turns([plain, *contestants], options.repeats, torch.device("cpu"), warm_up=0, clock=clock)
+    for one in (plain, *contestants):
         pairs = depth if one is plain else depth * queries
         one.seconds = [seconds / pairs for seconds in one.seconds]
     of_first = exact.text_N == 0
     difference = (exact.scores - official[0][0, exact.image_N])[of_first].abs().max()
     claims = [claim(f"{options.shape}: exact scores and official, greatest difference", float(difference), CLOSE, "")]
     lines = [{"name": plain.name, "pairs_per_second": 1 / plain.median}]
-    for one in ours:
+    for one in contestants:
         ratio, low, high = median_ratio(plain, one)
         claims.append(claim(f"{options.shape}: {one.name}, over official", ratio, FASTER[one.name], "x"))
         lines.append({"name": one.name, "pairs_per_second": 1 / one.median, "ratio": ratio, "interval": [low, high]})
@@ -143,8 +143,8 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, images.load)
     model.config.ranking_rule = "sum"  # the official one
     reports, claims = {"official": official_recalls(model, gallery, options.recall_depth)}, []
-    for name, of in ways(options.bf16).items():
-        ranks = ranks_both_ways(R2D2Ranker(model, of, source=folder), gallery, options.recall_depth)
+    for name, rank_options in ways(options.bf16).items():
+        ranks = ranks_both_ways(R2D2Ranker(model, rank_options, source=folder), gallery, options.recall_depth)
         reports[name] = report_of_ranks(ranks, gallery, options.recall_depth)
         print(name, {way: reports[name][way]["ranking"] for way in ranks}, flush=True)
         away = max(
@@ -152,7 +152,7 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
             for way, stages in reports["official"].items()
             for at, value in stages["ranking"].items()
         )
-        target = 0.0 if of == EXACT_OPTIONS else POINTS
+        target = 0.0 if rank_options == EXACT_OPTIONS else POINTS
         claims.append(claim(f"recalls of {name} and official, greatest difference", away, target, "points"))
     return claims, reports
 
@@ -176,13 +176,13 @@ def memory(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, An
     """Peaks in MiB of encoding and of ranking two sizes of gallery, each in a process of its own."""
     peaks: dict[str, dict[int, float]] = {"encode": {}, "rank": {}}
     for count in options.galleries:
-        for what, of in peaks.items():
-            of[count] = peak_of(what, folder / f"{count}.safetensors", count)
-            print(f"{what} {count} images: {of[count]:.0f} MiB at the most", flush=True)
+        for what, peak_by_count in peaks.items():
+            peak_by_count[count] = peak_of(what, folder / f"{count}.safetensors", count)
+            print(f"{what} {count} images: {peak_by_count[count]:.0f} MiB at the most", flush=True)
     small, large = min(options.galleries), max(options.galleries)
     claims = [
-        claim(f"memory to {what} {large} images over {small}", of[large] / of[small], FLAT, "x")
-        for what, of in peaks.items()
+        claim(f"memory to {what} {large} images over {small}", peak_by_count[large] / peak_by_count[small], FLAT, "x")
+        for what, peak_by_count in peaks.items()
     ]
     return claims, peaks
 
@@ -223,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     claims, results = [], {}
     for name, part in parts.items():
         with tempfile.TemporaryDirectory() as folder:
-            found, results[name] = part(options, Path(folder))
-        claims += found
+            new_claims, results[name] = part(options, Path(folder))
+        claims += new_claims
     write_report(options.json, claims, results, torch.device("cpu"))
     return {"claims": claims, "results": results}
 

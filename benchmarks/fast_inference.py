@@ -47,28 +47,30 @@ def speed(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any
     claims: list[dict[str, Any]] = []
     results: dict[str, Any] = {}
     for work in workloads(model, options.images, options.texts, options.depth):
-        said: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
 
-        def contestant(name: str, of: TwoStageModel, run: Any = work.run, said: dict[str, Any] = said) -> Contestant:
+        def contestant(
+            name: str, network: TwoStageModel, run: Any = work.run, outputs: dict[str, Any] = outputs
+        ) -> Contestant:
             def once(_: int) -> None:
-                with inference(of), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in name):
-                    said[name] = run(of)
+                with inference(network), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in name):
+                    outputs[name] = run(network)
 
             return Contestant(name, once)
 
-        ours = [contestant(name, of) for name, of in networks.items()]
+        contestants = [contestant(name, network) for name, network in networks.items()]
         clock = time.process_time if options.cpu_seconds else time.perf_counter
-        take_turns(ours, options.repeats, torch.device("cpu"), clock=clock)
+        take_turns(contestants, options.repeats, torch.device("cpu"), clock=clock)
         lines: list[dict[str, Any]] = []
-        for one in ours:
-            ratio, low, high = median_ratio(ours[0], one)
+        for one in contestants:
+            ratio, low, high = median_ratio(contestants[0], one)
             lines.append({"name": one.name, f"{work.unit}_per_second": work.count / one.median, "ratio": ratio})
             lines[-1] |= {"interval": [low, high], "seconds": one.seconds}
             print(
                 f"{work.name}, {one.name}: {work.count / one.median:.3g} {work.unit}/s, {ratio:.2f} times", flush=True
             )
         results[work.name] = lines
-        away = float((_numbers(said["export, fp32"]) - _numbers(said["torch, fp32"])).abs().max())
+        away = float((_numbers(outputs["export, fp32"]) - _numbers(outputs["torch, fp32"])).abs().max())
         claims.append(
             claim(f"{work.name}: numbers of torch and of the fp32 export, greatest difference", away, CLOSE, "")
         )
@@ -83,9 +85,9 @@ def _export(model: str | Path, out: Path, precision: ExportPrecision) -> None:
         export_model(model, out, precision)
 
 
-def _numbers(of: Any) -> torch.Tensor:
+def _numbers(output: Any) -> torch.Tensor:
     """Embeddings of a tower, or match scores."""
-    return of.embed if hasattr(of, "embed") else of.score
+    return output.embed if hasattr(output, "embed") else output.score
 
 
 def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -98,8 +100,10 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     )  # fmt: skip
     del results["data"]
     claims = [
-        claim(f"mean recall of {stage.replace('_', '-')}, int8 less torch", of["mean_recall"]["points"], LOSS, "points")
-        for stage, of in results["difference"].items()
+        claim(
+            f"mean recall of {stage.replace('_', '-')}, int8 less torch", row["mean_recall"]["points"], LOSS, "points"
+        )
+        for stage, row in results["difference"].items()
     ]
     return claims, results
 
@@ -129,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, part in parts.items():
-            found, results[name] = part(options, options.folder or Path(folder))
-            claims += found
+            new_claims, results[name] = part(options, options.folder or Path(folder))
+            claims += new_claims
     asked = {name: getattr(options, name) for name in ("shape", "images", "texts", "depth", "cpu_seconds")}
     results |= {"instructions": instructions(), "options": asked}
     write_report(options.json, claims, results, torch.device("cpu"))

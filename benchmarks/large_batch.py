@@ -51,8 +51,8 @@ def _peak() -> float:
 def in_a_process(shape: str, count: int, chunk: int | None) -> dict[str, Any]:
     arguments = ["--shape", shape, "--one", str(count), *(["--chunk", str(chunk)] if chunk else [])]
     run = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return measured
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -184,13 +184,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for line in [*load.errors[:5], *load.stale[:5]]:
         print(line)
     percent, first, last = growth(load.memory)
-    of = f"{options.minutes:g} minutes, {shown}"
+    conditions = f"{options.minutes:g} minutes, {shown}"
     claims = [
-        claim(f"{of}: growth of memory", percent, MAX_GROWTH, "%"),
-        claim(f"{of}: errors", len(load.errors), 0, "requests"),
-        claim(f"{of}: stale results", len(load.stale), 0, "results"),
-        claim(f"{of}: searches", len(load.seconds) / (60 * options.minutes), None, "queries/s"),
-        claim(f"{of}: p95 of a search", 1000 * quantile(load.seconds, 0.95), None, "ms"),
+        claim(f"{conditions}: growth of memory", percent, MAX_GROWTH, "%"),
+        claim(f"{conditions}: errors", len(load.errors), 0, "requests"),
+        claim(f"{conditions}: stale results", len(load.stale), 0, "results"),
+        claim(f"{conditions}: searches", len(load.seconds) / (60 * options.minutes), None, "queries/s"),
+        claim(f"{conditions}: p95 of a search", 1000 * quantile(load.seconds, 0.95), None, "ms"),
     ]
     names = ("minutes", "shape", "pictures", "clients", "kept", "threads")
     results: dict[str, Any] = {name: getattr(options, name) for name in names}

@@ -95,9 +95,9 @@ def write_report(
 ) -> None:
     """Print the claims as a table, and write them with all results as JSON."""
     print("\n| claim | value | target |\n|---|--:|--:|")
-    for of in claims:
-        target = "" if of["target"] is None else f"{of['target']:g} {of['unit']}"
-        print(f"| {of['name']} | {of['value']:.3g} {of['unit']} | {target} |")
+    for claim_line in claims:
+        target = "" if claim_line["target"] is None else f"{claim_line['target']:g} {claim_line['unit']}"
+        print(f"| {claim_line['name']} | {claim_line['value']:.3g} {claim_line['unit']} | {target} |")
     if path is not None:
         report = {"claims": claims, "machine": machine(device), "commit": commit(), "results": results}
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -108,16 +108,16 @@ def machine(device: torch.device) -> dict[str, Any]:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
-    found = {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+    setup = {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return setup | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
 def commit() -> str:
     """Of the checkout this file is in, with a plus if files have changed since."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

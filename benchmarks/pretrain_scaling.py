@@ -22,8 +22,8 @@ import torch
 
 from ccmb.core.device import precision
 from ccmb.objectives.pretraining import sharding_units
-from ccmb.training.distributed import meet, process_group
-from ccmb.training.parallel import clip_gradients, parallelise
+from ccmb.training.distributed import barrier, process_group
+from ccmb.training.parallel import clip_gradients, wrap
 from paired import claim, write_report
 from step_shapes import draw_lengths, make_batch, new_training
 
@@ -37,14 +37,14 @@ def work(rank: int, processes: int, port: int, options: argparse.Namespace, out:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with process_group():
         training = new_training(options.shape, options.queue, CPU)
-        module = parallelise(training, options.parallel, sharding_units(training.model, training.teacher))
+        module = wrap(training, options.parallel, sharding_units(training.model, training.teacher))
         config, parameters = training.model.config, [p for p in training.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-6)
         lengths = draw_lengths(options.batch, config.max_text_tokens, rank)
         batch = make_batch(config, lengths, config.max_text_tokens // 2, rank)
         seconds = []
         for number in range(1 + options.steps):
-            meet()
+            barrier()
             start = time.perf_counter()
             torch.manual_seed(number)
             with precision(CPU, options.precision):
@@ -55,7 +55,7 @@ def work(rank: int, processes: int, port: int, options: argparse.Namespace, out:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             training.after_step()
-            meet()
+            barrier()
             seconds.append(time.perf_counter() - start)
     if rank == 0:
         Path(out).write_text("\n".join(map(str, seconds[1:])))
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rounds = [
         {count: statistics.median(seconds_of(count, options)) for count in (1, 2)} for _ in range(options.repeats)
     ]
-    rates = {count: statistics.median(count * options.batch / of[count] for of in rounds) for count in (1, 2)}
-    efficiency = 100 * statistics.median(of[1] / of[2] for of in rounds)
+    rates = {count: statistics.median(count * options.batch / seconds[count] for seconds in rounds) for count in (1, 2)}
+    efficiency = 100 * statistics.median(seconds[1] / seconds[2] for seconds in rounds)
     print("| processes | samples/s |\n|--:|--:|")
     for count, rate in rates.items():
         print(f"| {count} | {rate:.2f} |")

@@ -60,20 +60,24 @@ class Bench:
 
     def contestant(self, name: str, items: frozenset[str]) -> Contestant:
         """The plain step with some items; with all but bf16 and compile it is ours."""
-        ours = items >= EVERYTHING
-        step: Any = self.training if ours else SwitchedStep(self.training, items) if items else AlbefStep(self.training)
+        is_ours = items >= EVERYTHING
+        step: Any
+        if is_ours:
+            step = self.training
+        else:
+            step = SwitchedStep(self.training, items) if items else AlbefStep(self.training)
         optimizer = self.fused_adamw if "optimiser" in items else self.plain_adamw
         batches = self.trimmed if "trim" in items else self.padded
         losses: Callable[[Batch], dict[str, Tensor]] = step.losses
-        if ours:
+        if is_ours:
             losses = lambda batch: self.training.losses(batch, 0.5)[0]  # noqa: E731
 
         def run(number: int) -> None:
             self.pack("packed" in items)
             torch.manual_seed(number)
             with plain_attention("attention" not in items), precision(self.device, _type(items)):
-                found = losses(batches[number % BATCHES])
-                step.total(found).backward()
+                step_losses = losses(batches[number % BATCHES])
+                step.total(step_losses).backward()
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -93,14 +97,15 @@ class Bench:
         with torch.no_grad(), precision(self.device, "fp32"):
             self.pack(True)
             with recorded_draws() as draws:
-                ours, _ = self.training.losses(self.trimmed[0], 0.5, torch.Generator(self.device).manual_seed(0))
+                own_losses, _ = self.training.losses(self.trimmed[0], 0.5, torch.Generator(self.device).manual_seed(0))
             self.training.queue.load_state_dict(queue)
             self.pack(False)
             padded = widen(draws(), self.padded[0])
             plain = AlbefStep(self.training).losses(self.padded[0], padded)
             self.training.queue.load_state_dict(queue)
-        assert ours.keys() == plain.keys()
-        return float(torch.stack([(ours[name] - plain[name]).abs() for name in ours]).max())  # not a number if one is
+        assert own_losses.keys() == plain.keys()
+        differences = [(own_losses[name] - plain[name]).abs() for name in own_losses]
+        return float(torch.stack(differences).max())  # not a number if one is
 
 
 def _type(items: frozenset[str]) -> str:
@@ -152,21 +157,21 @@ def result(bench: Bench, contestant: Contestant, plain: Contestant, flops: float
     """A line of the table."""
     middle, low, high = median_ratio(plain, contestant)
     rate = bench.count / contestant.median
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "name": contestant.name, "samples_per_second": rate, "seconds": contestant.seconds,
         "ratio": middle, "ratio_interval": [low, high], "peak_bytes": contestant.peak, "flops_per_second": rate * flops,
     }  # fmt: skip
     if bench.device.type == "cuda":
         name = torch.cuda.get_device_name(bench.device)
         if peaks := [value for part, value in PEAK_FLOPS.items() if part in name]:
-            found["mfu_percent"] = 100 * rate * flops / peaks[0]
-    mfu = f"{found['mfu_percent']:.1f} %" if "mfu_percent" in found else "-"
+            measured["mfu_percent"] = 100 * rate * flops / peaks[0]
+    mfu = f"{measured['mfu_percent']:.1f} %" if "mfu_percent" in measured else "-"
     print(
         f"| {contestant.name} | {rate:.2f} | {middle:.2f} ({low:.2f}-{high:.2f}) | {contestant.peak / 2**30:.2f} | "
         f"{rate * flops / 1e12:.3f} | {mfu} |",
         flush=True,
     )
-    return found
+    return measured
 
 
 def what_of(options: argparse.Namespace) -> str:
@@ -250,12 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if options.ablation:
         results["ablation"] = ablation(bench, options, flops)
     what = what_of(options)
-    ours = [line for line in lines if line["name"].startswith("ours")]
+    own_lines = [line for line in lines if line["name"].startswith("ours")]
     claims = [claim(f"losses of {what}: ours and plain, fp32, greatest difference", difference, CLOSE, "")]
     if not options.ours_only:
         fewer = lines[0]["operations"] / lines[1]["operations"]
         claims.append(claim(f"step of {what}: operations of the plain step over ours", fewer, None, "x"))
-    for line in ours:
+    for line in own_lines:
         if not options.ours_only:
             claims.append(claim(f"step of {what}: {line['name']}, over plain, fp32", line["ratio"], FASTER, "x"))
         if "mfu_percent" in line and line["name"] == "ours, bf16":

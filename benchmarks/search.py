@@ -90,16 +90,16 @@ def compare(
     shelf: Shelf, servers: dict[str, list[str]], body: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, tuple[Contestant, Load]]:
     """Load every server in turn."""
-    found = dict[str, tuple[Contestant, Load]]()
+    loads = dict[str, tuple[Contestant, Load]]()
     with ExitStack() as stack:
         for name, words in servers.items():
             url, _ = stack.enter_context(serving(shelf.index, *words, threads=options.threads))
             load = Load(url, cycle(shelf.texts), body, options.clients, options.requests)
             load.run(0)
             load.forget()
-            found[name] = (Contestant(name, load.run), load)
-        take_turns([of for of, _ in found.values()], options.rounds, torch.device("cpu"), warm_up=0)
-    return found
+            loads[name] = (Contestant(name, load.run), load)
+        take_turns([contestant for contestant, _ in loads.values()], options.rounds, torch.device("cpu"), warm_up=0)
+    return loads
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -128,20 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             servers["exported"] = [*servers["batched"], "--fast"]
         for depth in options.depth:
             body = {"k": 10, "rank": depth > 0, "depth": max(1, depth)}
-            found = compare(shelf, servers, body, options)
-            of = f"{shown}, {f'depth {depth}' if depth else 'first stage alone'}, {options.clients} clients"
-            alone, *others = found
-            metrics = {name: load.metrics for name, (_, load) in found.items()}
+            loads = compare(shelf, servers, body, options)
+            conditions = f"{shown}, {f'depth {depth}' if depth else 'first stage alone'}, {options.clients} clients"
+            alone, *others = loads
+            metrics = {name: load.metrics for name, (_, load) in loads.items()}
             for name in others:
-                ratio, low, high = median_ratio(found[alone][0], found[name][0])
+                ratio, low, high = median_ratio(loads[alone][0], loads[name][0])
                 target = TARGET if name == others[-1] and options.clients > 1 else None
-                claims.append(claim(f"{of}: queries/s {name} / alone", ratio, target, "x"))
+                claims.append(claim(f"{conditions}: queries/s {name} / alone", ratio, target, "x"))
                 metrics[name] |= {"ratio": ratio, "low": low, "high": high}
             if options.clients == 1:
                 target = P95 if (options.shape, depth) == ("tiny", 32) else None
-                claims += [claim(f"{of}: p95 {name}", metrics[name]["p95_ms"], target, "ms") for name in found]
+                claims += [claim(f"{conditions}: p95 {name}", metrics[name]["p95_ms"], target, "ms") for name in loads]
             results[f"depth {depth}"] = metrics
-            print(of, json.dumps(metrics), flush=True)
+            print(conditions, json.dumps(metrics), flush=True)
     names = ("shape", "pictures", "clients", "batch", "requests", "rounds", "threads")
     write_report(options.json, claims, {name: getattr(options, name) for name in names} | results, torch.device("cpu"))
     return {"claims": claims, "results": results}

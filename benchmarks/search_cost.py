@@ -31,29 +31,29 @@ INPUTS = {
 }  # fmt: skip
 
 
-def tables(of: dict[str, float]) -> str:
+def tables(inputs: dict[str, float]) -> str:
     """Inputs and what follows, as Markdown."""
-    encode = 1 / of["images_per_core"] + 1 / of["opened_per_core"]
-    text = 1 / of["texts_per_core"]
-    rank = of["depth"] * (1 / of["pairs_per_core"] + (1 - of["states_held"]) * encode)
-    vectors = of["pictures"] * of["embed_dim"] * 4
-    lines = [*input_lines(of, INPUTS), "", "| work | core seconds | cores at the peak | machines |"]
+    encode = 1 / inputs["images_per_core"] + 1 / inputs["opened_per_core"]
+    text = 1 / inputs["texts_per_core"]
+    rank = inputs["depth"] * (1 / inputs["pairs_per_core"] + (1 - inputs["states_held"]) * encode)
+    vectors = inputs["pictures"] * inputs["embed_dim"] * 4
+    lines = [*input_lines(inputs, INPUTS), "", "| work | core seconds | cores at the peak | machines |"]
     lines.append("| --- | ---: | ---: | ---: |")
     for name, seconds in (("a query, pre-ranked", text), ("a query, ranked", text + rank)):
-        cores = of["queries"] * seconds / of["used"]
-        lines.append(f"| {name} | {seconds:,.3g} | {cores:,.1f} | {math.ceil(cores / of['cores']):,} |")
-    hours = of["pictures"] * encode / HOUR
-    scan = vectors / of["scan"]
+        cores = inputs["queries"] * seconds / inputs["used"]
+        lines.append(f"| {name} | {seconds:,.3g} | {cores:,.1f} | {math.ceil(cores / inputs['cores']):,} |")
+    hours = inputs["pictures"] * encode / HOUR
+    scan = vectors / inputs["scan"]
     lines += [
         "",
         "| | |",
         "| --- | ---: |",
-        f"| indexing all images | {hours:,.0f} core hours, {hours / of['cores']:,.1f} hours of a machine |",
+        f"| indexing all images | {hours:,.0f} core hours, {hours / inputs['cores']:,.1f} hours of a machine |",
         f"| vectors, in the memory of Milvus | {bytes_of(vectors)} |",
         f"| one scan of them | {scan:,.2f} s |",
-        f"| queries/s that the scans allow | {of['scanned_together'] / scan:,.0f} |",
-        f"| token states of all images | {bytes_of(of['pictures'] * of['state_bytes'])} |",
-        f"| thumbnails | {bytes_of(of['pictures'] * of['thumbnail_bytes'])} |",
+        f"| queries/s that the scans allow | {inputs['scanned_together'] / scan:,.0f} |",
+        f"| token states of all images | {bytes_of(inputs['pictures'] * inputs['state_bytes'])} |",
+        f"| thumbnails | {bytes_of(inputs['pictures'] * inputs['thumbnail_bytes'])} |",
     ]
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ Images are drawn scenes of 640 x 480, JPEG, or those of `--pictures`; the networ
 which costs what a trained one does.
 
 On a machine that others use, `--cpu-seconds` counts the processor's time in place of the clock's; with `--threads 1`
-that is the latency on an idle core.
+that is the line on an idle core.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def entry(number: int) -> Entry:
 
 def batch_of(number: int) -> tuple[list[Entry], Tensor]:
     start = number * BATCH
-    return [entry(start + place) for place in range(BATCH)], vectors(BATCH, 1000 + number)
+    return [entry(start + index) for index in range(BATCH)], vectors(BATCH, 1000 + number)
 
 
 class NoStore:
@@ -135,8 +135,8 @@ def exact(count: int, query_QD: Tensor) -> dict[str, list[list[int]]]:
 def recall(store: Store, query_QD: Tensor, tests: Any, expected: Sequence[Sequence[int]]) -> float:
     shares = []
     for query_D, numbers in zip(query_QD, expected, strict=True):
-        found = {near.key for near in store.search_many(query_D[None], TOP, [tests])[0]}
-        shares.append(sum(entry(number).key in found for number in numbers) / len(numbers))
+        keys = {near.key for near in store.search_many(query_D[None], TOP, [tests])[0]}
+        shares.append(sum(entry(number).key in keys for number in numbers) / len(numbers))
     return float(np.mean(shares))
 
 
@@ -160,16 +160,16 @@ def measure_size(folder: Path, count: int, with_store: bool) -> dict[str, Any]:
             tests = compile_conditions(where, BUILT_IN, ())
 
             def search(store: Store, number: int, tests: Any = tests) -> object:
-                place = number % QUERIES
-                (found,) = store.search_many(query_QD[place : place + 1], TOP, [tests])
-                return store.get([near.key for near in found])
+                row = number % QUERIES
+                (hits,) = store.search_many(query_QD[row : row + 1], TOP, [tests])
+                return store.get([near.key for near in hits])
 
             contestants = [("mirror", mirror, QUERIES), *([("milvus", store, 20)] if with_store else [])]
-            for kind, of, rounds in contestants:
+            for kind, contestant, rounds in contestants:
                 asked = rounds // 4
                 result[f"{kind}, {name}"] = {
-                    "recall": recall(of, query_QD[:asked], tests, expected[name][:asked]),
-                    **milliseconds(lambda number, of=of: search(of, number), rounds),  # type: ignore[misc]
+                    "recall": recall(contestant, query_QD[:asked], tests, expected[name][:asked]),
+                    **milliseconds(lambda number, store=contestant: search(store, number), rounds),  # type: ignore[misc]
                 }
         result["mirror, 16 at once"] = milliseconds(lambda number: mirror.search_many(query_QD[:16], TOP), 20)
         mirror.close()
@@ -251,21 +251,21 @@ def measure_queries(folder: Path, images: Path | None) -> dict[str, Any]:
 
 def claims_of(results: dict[str, Any]) -> list[dict[str, Any]]:
     claims = []
-    for count, found in results["sizes"].items():
+    for count, measured in results["sizes"].items():
         for name in FILTERS:
-            of, is_asked = found[f"mirror, {name}"], int(count) == 100_000
-            claims.append(claim(f"{int(count):,} {name}: recall@{TOP}", of["recall"], 0.99 if is_asked else None, ""))
-            claims.append(claim(f"{int(count):,} {name}: p95", of["p95"], 60 if is_asked else None, "ms"))
-            if alone := found.get(f"milvus, {name}"):
+            line, is_asked = measured[f"mirror, {name}"], int(count) == 100_000
+            claims.append(claim(f"{int(count):,} {name}: recall@{TOP}", line["recall"], 0.99 if is_asked else None, ""))
+            claims.append(claim(f"{int(count):,} {name}: p95", line["p95"], 60 if is_asked else None, "ms"))
+            if alone := measured.get(f"milvus, {name}"):
                 claims.append(claim(f"{int(count):,} {name}: p50 of Milvus Lite itself", alone["p50"], None, "ms"))
         claims.append(
-            claim(f"{int(count):,} open", found["open_store_seconds"] + found["open_mirror_seconds"], None, "s")
+            claim(f"{int(count):,} open", measured["open_store_seconds"] + measured["open_mirror_seconds"], None, "s")
         )
-        claims.append(claim(f"{int(count):,} memory", found["store_mib"] + found["mirror_mib"], None, "MiB"))
-    for name, of in results["queries"].items():
+        claims.append(claim(f"{int(count):,} memory", measured["store_mib"] + measured["mirror_mib"], None, "MiB"))
+    for name, line in results["queries"].items():
         if name.startswith(("query", "budget")):
             target = 300 if name.startswith("query") and "anew" not in name else None
-            claims.append(claim(f"{name}, k = {DEPTH}: p95", of["p95"], target, "ms"))
+            claims.append(claim(f"{name}, k = {DEPTH}: p95", line["p95"], target, "ms"))
     return claims
 
 
@@ -305,12 +305,12 @@ def main() -> None:
         ]
         words += ["--store-up-to", str(options.store_up_to), *(["--cpu-seconds"] if options.cpu_seconds else [])]
         words += ["--pictures", str(options.images)] if options.images else []
-        found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        print(part, json.dumps(found), file=sys.stderr, flush=True)
+        measured = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        print(part, json.dumps(measured), file=sys.stderr, flush=True)
         if part == "queries":
-            results[part] = found
+            results[part] = measured
         else:
-            results["sizes"][part] = found
+            results["sizes"][part] = measured
     write_report(options.json, claims_of(results), results, torch.device("cpu"))
 
 

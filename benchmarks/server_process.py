@@ -94,14 +94,14 @@ def serving(index: Path, *options: object, threads: int = 1) -> Iterator[tuple[s
     shutil.copytree(index, own)
     words = [sys.executable, "-m", "ccmb", "serve", str(own), "--port", "0", *map(str, options)]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(threads)}
-    with log.open("w") as said:  # no pipe: a server waits for whoever does not read it
-        process = subprocess.Popen(words, env=environment, stderr=said)
+    with log.open("w") as log_file:  # no pipe: a server waits for whoever does not read it
+        process = subprocess.Popen(words, env=environment, stderr=log_file)
     try:
-        while not (found := re.search(r"serving at (http://\S+)", log.read_text())):
+        while not (address := re.search(r"serving at (http://\S+)", log.read_text())):
             if process.poll() is not None:
                 raise RuntimeError(f"the server did not start: {log.read_text()}")
             time.sleep(0.05)
-        yield found[1], process.pid
+        yield address[1], process.pid
         process.terminate()
         if process.wait(timeout=60) != 0:
             raise RuntimeError("the server did not end in order")

@@ -46,7 +46,7 @@ class SwitchedStep(AlbefStep):
             hard_negative_weights(similarity_BB.T, positives_BB),
             hard_negative_weights(similarity_BB, positives_BB),
         )
-        wrong_image, wrong_text = (torch.multinomial(of, 1).squeeze(1) for of in weights)
+        wrong_image, wrong_text = (torch.multinomial(row_weights, 1).squeeze(1) for row_weights in weights)
         return wrong_image, wrong_text
 
     def match(self, images: TowerOutput, texts: TowerOutput, wrong_image_B: Tensor, wrong_text_B: Tensor) -> Match:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ccmb.benchmark.evaluation.sets import open_set
+from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.leaderboard.html import render_leaderboard
 from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
@@ -24,7 +24,7 @@ def test_a_captioner_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Pa
     captioner = R2D2Captioner.from_r2d2(tiny_model(), tiny_processor())
     save_model(tmp_path / "writer", captioner, tiny_processor())
     plain = save_start(tmp_path / "plain")
-    sets = [open_set(f"mine={data / 'pairs.jsonl'}", "test", images=data / "images", captions=True)]
+    sets = [open_measured_set(f"mine={data / 'pairs.jsonl'}", "test", images=data / "images", captions=True)]
     models, settings = [str(tmp_path / "writer"), str(plain)], Settings(draws=50)
     outcome = run_benchmark(models, sets, out, settings)
     [path], [failed] = outcome.measured, outcome.failed

@@ -53,12 +53,12 @@ def sides(gallery: Gallery) -> tuple[EncodedItems, EncodedItems]:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=9))
-def test_items_read_by_index_are_those_that_were_encoded(stored: Gallery, held: Gallery, places: list[int]) -> None:
-    index = torch.tensor(places)
-    for found, wanted in zip(sides(stored), sides(held), strict=True):
-        assert len(found) == len(wanted)
-        assert torch.equal(found.lengths(index), wanted.lengths(index))
-        read, expected = found[index], wanted[index]
+def test_items_read_by_index_are_those_that_were_encoded(stored: Gallery, held: Gallery, indices: list[int]) -> None:
+    index = torch.tensor(indices)
+    for read_back, in_memory in zip(sides(stored), sides(held), strict=True):
+        assert len(read_back) == len(in_memory)
+        assert torch.equal(read_back.lengths(index), in_memory.lengths(index))
+        read, expected = read_back[index], in_memory[index]
         assert_same(read.embed, expected.embed)
         assert (read.mask is None) == (expected.mask is None)
         longest = read.states.shape[1]
@@ -72,17 +72,17 @@ def test_items_read_by_index_are_those_that_were_encoded(stored: Gallery, held: 
 
 
 def test_embeddings_are_read_in_runs(stored: Gallery, held: Gallery) -> None:
-    for found, wanted in zip(sides(stored), sides(held), strict=True):
-        assert_same(found.embed, wanted.embed)
+    for read_back, in_memory in zip(sides(stored), sides(held), strict=True):
+        assert_same(read_back.embed, in_memory.embed)
         for rows in (slice(1, 3), slice(4, 100), slice(None), slice(2, 2)):
-            assert_same(found.embeds(rows), wanted.embeds(rows))
+            assert_same(read_back.embeds(rows), in_memory.embeds(rows))
 
 
 def test_ranks_from_disk_are_those_from_memory(stored: Gallery, held: Gallery) -> None:
     for direction in ("text_to_image", "image_to_text"):
-        found, wanted = (two_stage_ranks(tiny_model(), gallery, direction, 4) for gallery in (stored, held))
-        assert torch.equal(found.pre_ranking, wanted.pre_ranking)
-        assert torch.equal(found.ranking, wanted.ranking)
+        read_back, in_memory = (two_stage_ranks(tiny_model(), gallery, direction, 4) for gallery in (stored, held))
+        assert torch.equal(read_back.pre_ranking, in_memory.pre_ranking)
+        assert torch.equal(read_back.ranking, in_memory.ranking)
 
 
 def test_the_file_is_safetensors_for_any_program(path: Path, held: Gallery) -> None:
@@ -90,9 +90,9 @@ def test_the_file_is_safetensors_for_any_program(path: Path, held: Gallery) -> N
     assert_same(tensors["images.embed"], held.images.embed)
     assert_same(tensors["texts.embed"], held.texts.embed)
     assert tensors["texts.states"].shape == (int(tensors["texts.lengths"].sum()), 32)  # without padding
-    for place in range(len(TEXTS)):
-        start, length = (int(tensors[f"texts.{part}"][place]) for part in ("starts", "lengths"))
-        assert_same(tensors["texts.states"][start:][:length], held.texts[torch.tensor([place])].states[0, :length])
+    for index in range(len(TEXTS)):
+        start, length = (int(tensors[f"texts.{part}"][index]) for part in ("starts", "lengths"))
+        assert_same(tensors["texts.states"][start:][:length], held.texts[torch.tensor([index])].states[0, :length])
 
 
 class OneStage:
@@ -115,10 +115,10 @@ def test_models_without_token_states_are_stored_too(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_anywhere_or_of_another_size_or_kind_is_none(path: Path, tmp_path: Path) -> None:
-    whole, damaged = path.read_bytes(), tmp_path / "b.safetensors"
+    intact, damaged = path.read_bytes(), tmp_path / "b.safetensors"
     assert open_gallery(damaged, 5, IMAGE_OF_TEXT) is None
-    for length in (0, 5, 8, 100, 4096, len(whole) // 2, len(whole) - 1):
-        damaged.write_bytes(whole[:length])
+    for length in (0, 5, 8, 100, 4096, len(intact) // 2, len(intact) - 1):
+        damaged.write_bytes(intact[:length])
         assert open_gallery(damaged, 5, IMAGE_OF_TEXT) is None
     other = json.dumps({"images.embed": {"dtype": "F32", "shape": [5, 1], "data_offsets": [0, 20]}}).encode()
     for header in (b"[]" + b" " * 9, b"{}", b"\xff" * 20, other):

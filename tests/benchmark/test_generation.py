@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ccmb.benchmark.evaluation.sets import open_set
+from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.leaderboard.html import render_leaderboard
 from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
@@ -28,7 +28,7 @@ def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path
     write_close_ups(tmp_path / "things", {"train": 1, "val": 1, "test": 6}, 32)
     save_model(tmp_path / "painter", tiny_generator(), tiny_processor())
     plain, out = save_start(tmp_path / "plain"), tmp_path / "results"
-    sets = [open_set(f"things={tmp_path / 'things' / 'pairs.jsonl'}", "test", ["query"], generate=True)]
+    sets = [open_measured_set(f"things={tmp_path / 'things' / 'pairs.jsonl'}", "test", ["query"], generate=True)]
     models = [str(tmp_path / "painter"), str(plain)]
     outcome = run_benchmark(models, sets, out, SETTINGS)
     [path], [failed] = outcome.measured, outcome.failed
@@ -52,8 +52,8 @@ def test_a_painter_is_measured_once_and_stands_in_the_leaderboard(tmp_path: Path
 
 def test_ecommerce_t2i_is_measured_as_published(tmp_path: Path) -> None:
     save_model(tmp_path / "painter", tiny_generator(), tiny_processor())
-    of = open_set(f"ecommerce-t2i={write_ecommerce(tmp_path / 't2i')}", "val")
-    outcome = run_benchmark([str(tmp_path / "painter")], [of], tmp_path / "out", SETTINGS)
+    opened = open_measured_set(f"ecommerce-t2i={write_ecommerce(tmp_path / 't2i')}", "val")
+    outcome = run_benchmark([str(tmp_path / "painter")], [opened], tmp_path / "out", SETTINGS)
     assert outcome.failed == []
     section = read_result(outcome.measured[0]).generation
     assert section is not None

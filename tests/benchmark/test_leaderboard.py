@@ -18,12 +18,12 @@ from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import SETS, Row, leaderboard, read_results
 from ccmb.core.errors import CcmbError
 from tests.helpers.benchmark_data import save_set
-from tests.helpers.peers import save_peer, save_r2d2
 from tests.helpers.results import result
 from tests.helpers.runs import Command, command_line
+from tests.helpers.two_towers import save_r2d2, save_two_towers
 
 
-def ours(rows: list[Row]) -> dict[tuple[str, str], Row]:
+def own_rows(rows: list[Row]) -> dict[tuple[str, str], Row]:
     return {(row.model, row.stage): row for row in rows if row.origin == "ours"}
 
 
@@ -37,7 +37,7 @@ def test_marks_say_worse_only_where_the_interval_leaves_out_zero() -> None:
         result("bad", 0.4),
         result("alone", 0.3, set_name="x"),
     ]
-    rows = ours(leaderboard(results))
+    rows = own_rows(leaderboard(results))
     marks = {model: row.mark for (model, _), row in rows.items()}
     assert marks == {"good": "best", "near": "even", "bad": "worse", "alone": ""}
     bad, near = rows["bad", "cosine"].difference, rows["near", "cosine"].difference
@@ -46,7 +46,7 @@ def test_marks_say_worse_only_where_the_interval_leaves_out_zero() -> None:
     assert bad.low < bad.mean < bad.high < 0
     assert near.low < 0 < near.high
     # Paired: of models that fail on the same queries a small difference is a sure one.
-    paired = ours(leaderboard([result("good", 0.8), result("near", 0.77)]))
+    paired = own_rows(leaderboard([result("good", 0.8), result("near", 0.77)]))
     assert paired["near", "cosine"].mark == "worse"
 
 
@@ -56,12 +56,12 @@ def test_only_like_is_compared_with_like() -> None:
         result("newer", 0.2, revision="b" * 64),
         result("smaller", 0.2, images=100),
     ]
-    rows = ours(leaderboard([result("first", 0.8), *others]))
+    rows = own_rows(leaderboard([result("first", 0.8), *others]))
     assert {row.mark for row in rows.values()} == {""}
 
 
 def test_both_stages_are_rows_and_a_model_that_cannot_rank_says_so() -> None:
-    rows = ours(leaderboard([result("two", 0.5, 0.9), result("one", 0.6)]))
+    rows = own_rows(leaderboard([result("two", 0.5, 0.9), result("one", 0.6)]))
     assert set(rows) == {("two", "pre-ranking"), ("two", "ranking, top 8"), ("one", "cosine")}
     assert rows["two", "ranking, top 8"].mark == "best"
     assert rows["two", "pre-ranking"].mark == rows["one", "cosine"].mark == "worse"
@@ -70,19 +70,19 @@ def test_both_stages_are_rows_and_a_model_that_cannot_rank_says_so() -> None:
 def test_published_rows_are_set_against_the_interval_of_ours_on_like_data() -> None:
     measured = result("mine", 0.87, set_name="flickr30k-cn", images=1000)
     rows = leaderboard([measured])
-    [mine] = ours(rows).values()
-    assert mine.interval is not None
-    assert mine.interval[0] < 87.0 < mine.interval[1]
-    assert mine.mark == ""
+    [own] = own_rows(rows).values()
+    assert own.interval is not None
+    assert own.interval[0] < 87.0 < own.interval[1]
+    assert own.mark == ""
     for row in rows:
         if row.origin == "published":
             counts = row.set == "flickr30k-cn" and row.setting == "zero-shot" and len(row.metrics) == 7
             if not counts or row.main is None:
                 assert row.mark == ""
-            elif row.main > mine.interval[1]:
+            elif row.main > own.interval[1]:
                 assert row.mark == "better"
             else:
-                assert row.mark == ("worse" if row.main < mine.interval[0] else "even")
+                assert row.mark == ("worse" if row.main < own.interval[0] else "even")
     # COCO-CN with 5,000 texts is not the one with 1,000.
     translated = leaderboard([result("mine", 0.8, set_name="coco-cn", images=1000)])
     assert not any(row.mark for row in translated)
@@ -93,8 +93,8 @@ def test_published_rows_are_set_against_the_interval_of_ours_on_like_data() -> N
 
 def test_rows_come_by_set_and_setting_and_by_falling_mean_recall() -> None:
     rows = leaderboard([result("mine", 0.5), result("also", 0.8, set_name="muge")])
-    there = {row.set for row in published().rows}
-    assert list(dict.fromkeys(row.set for row in rows)) == ["mine", *(name for name in SETS if name in there)]
+    published_sets = {row.set for row in published().rows}
+    assert list(dict.fromkeys(row.set for row in rows)) == ["mine", *(name for name in SETS if name in published_sets)]
     groups = list(dict.fromkeys((row.set, row.setting) for row in rows))
     assert groups[1:3] == [("flickr30k-cn", "zero-shot"), ("flickr30k-cn", "fine-tuned")]
     for group in groups:
@@ -187,9 +187,9 @@ def test_the_page_is_whole_needs_nothing_else_and_tells_ours_from_published() ->
         table = _Cells(part)
         assert table.cells
         assert len(table.cells) % len(table.heads) == 0
-        for place, kind in enumerate(table.heads):
+        for column, kind in enumerate(table.heads):
             if kind == "n":
-                assert all(float(value or 0) >= 0 for value in table.cells[place :: len(table.heads)])
+                assert all(float(value or 0) >= 0 for value in table.cells[column :: len(table.heads)])
     targets = {attributes["id"] for tag, attributes in page.tags if tag == "li"}
     assert {attributes["href"] for tag, attributes in page.tags if tag == "a"} == {f"#{target}" for target in targets}
 
@@ -204,10 +204,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 
 def test_without_results_the_published_rows_stand_alone(command: Command) -> None:
-    found = command("leaderboard")
-    assert (found.code, found.err) == (0, "")
+    output = command("leaderboard")
+    assert (output.code, output.err) == (0, "")
     count = len(published().rows)
-    assert found.out == (
+    assert output.out == (
         f"0 rows measured here, {count} published: leaderboard/leaderboard.md, leaderboard/leaderboard.csv, "
         "leaderboard/leaderboard.html\n"
     )
@@ -216,10 +216,10 @@ def test_without_results_the_published_rows_stand_alone(command: Command) -> Non
 
 def test_results_of_the_benchmark_stand_in_all_three_forms(command: Command, tmp_path: Path) -> None:
     pairs = save_set(tmp_path / "drawn")
-    models = ["-m", save_r2d2(tmp_path / "r2d2"), "-m", save_peer(tmp_path / "clip", "clip")]
+    models = ["-m", save_r2d2(tmp_path / "r2d2"), "-m", save_two_towers(tmp_path / "clip", "clip")]
     assert command("benchmark", *models, "-d", f"drawn={pairs}").code == 0
-    found = command("leaderboard", "--json", "--out", "table")
-    values = json.loads(found.out)
+    output = command("leaderboard", "--json", "--out", "table")
+    values = json.loads(output.out)
     assert values["rows"] == {"ours": 3, "published": len(published().rows)}
     texts = {form: Path(path).read_text(encoding="utf-8") for form, path in values["files"].items()}
     assert set(texts) == {"md", "csv", "html"}
@@ -232,6 +232,6 @@ def test_folders_without_results_are_named(command: Command, tmp_path: Path) -> 
         read_results([tmp_path])
     (tmp_path / "a.test").mkdir()
     (tmp_path / "a.test" / "x.json").write_text("[]", encoding="utf-8")
-    found = command("leaderboard", tmp_path)
-    assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
-    assert "x.json: the file: Input should be a valid dictionary" in found.err
+    output = command("leaderboard", tmp_path)
+    assert (output.code, output.out, output.err.count("\n")) == (1, "", 1)
+    assert "x.json: the file: Input should be a valid dictionary" in output.err

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from ccmb.benchmark.models.open_model import label_and_source, open_peer
-from ccmb.benchmark.models.r2d2 import R2D2Peer
+from ccmb.benchmark.models.open_model import label_and_source, open_model
+from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.modeling import TowerOutput
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.model_features import save_features
-from tests.helpers.peers import BUILDS, save_peer, save_r2d2
 from tests.helpers.sources import save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
+from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
 
 pytestmark = pytest.mark.numeric
 
@@ -44,43 +44,43 @@ def library_texts(folder: Path, kind: str, length: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", BUILDS)
 def test_embeddings_are_the_librarys_features_normalised(kind: str, tmp_path: Path) -> None:
-    folder = save_peer(tmp_path / kind, kind)
-    peer = open_peer(str(folder))
+    folder = save_two_towers(tmp_path / kind, kind)
+    opened = open_model(str(folder))
     pixels = AutoImageProcessor.from_pretrained(folder)(images=IMAGES, return_tensors="pt")
     with torch.no_grad():
         images = AutoModel.from_pretrained(folder).eval().get_image_features(**pixels).pooler_output
-    assert (peer.kind, peer.can_rank, peer.name) == (kind, False, kind)
-    found, texts = peer.encode_images(range(3), IMAGES.__getitem__).embed, peer.encode_texts(TEXTS).embed
-    assert min(found.std(0).max(), texts.std(0).max()) > 0.001  # items differ by far more than the tolerance
-    torch.testing.assert_close(found, normalize(images, dim=-1), rtol=0, atol=TINY_ERROR)
+    assert (opened.kind, opened.can_rank, opened.name) == (kind, False, kind)
+    features, texts = opened.encode_images(range(3), IMAGES.__getitem__).embed, opened.encode_texts(TEXTS).embed
+    assert min(features.std(0).max(), texts.std(0).max()) > 0.001  # items differ by far more than the tolerance
+    torch.testing.assert_close(features, normalize(images, dim=-1), rtol=0, atol=TINY_ERROR)
     torch.testing.assert_close(texts, library_texts(folder, kind, USUAL[kind]), rtol=0, atol=TINY_ERROR)
 
 
 @pytest.mark.parametrize("kind", BUILDS)
 def test_the_context_length_is_the_authors_within_the_models_positions(kind: str, tmp_path: Path) -> None:
-    folder = save_peer(tmp_path / kind, kind)
-    assert open_peer(str(folder)).context_length == USUAL[kind]
-    short = open_peer(str(folder), context_length=6)
+    folder = save_two_towers(tmp_path / kind, kind)
+    assert open_model(str(folder)).context_length == USUAL[kind]
+    short = open_model(str(folder), context_length=6)
     assert short.context_length == 6
-    found = short.encode_texts(TEXTS).embed
-    torch.testing.assert_close(found, library_texts(folder, kind, 6), rtol=0, atol=TINY_ERROR)
+    features = short.encode_texts(TEXTS).embed
+    torch.testing.assert_close(features, library_texts(folder, kind, 6), rtol=0, atol=TINY_ERROR)
     with pytest.raises(UsageError, match=r"--context-length is 99; .* between 3 and"):
-        open_peer(str(folder), context_length=99)
+        open_model(str(folder), context_length=99)
 
 
 def test_the_longest_texts_fit_the_positions(tmp_path: Path) -> None:
     for kind in BUILDS:
-        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
-        assert peer.encode_texts(["船" * 200]).embed.isfinite().all()
+        opened = open_model(str(save_two_towers(tmp_path / kind, kind)))
+        assert opened.encode_texts(["船" * 200]).embed.isfinite().all()
 
 
 def test_siglips_texts_are_lower_case(tmp_path: Path) -> None:
-    peer = open_peer(str(save_peer(tmp_path / "siglip", "siglip")))
-    assert torch.equal(peer.encode_texts(["ABC 船"]).embed, peer.encode_texts(["abc 船"]).embed)
+    opened = open_model(str(save_two_towers(tmp_path / "siglip", "siglip")))
+    assert torch.equal(opened.encode_texts(["ABC 船"]).embed, opened.encode_texts(["abc 船"]).embed)
 
 
 def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
-    peer = open_peer(str(save_r2d2(tmp_path / "run" / "model").parent))  # a run folder
+    opened = open_model(str(save_r2d2(tmp_path / "run" / "model").parent))  # a run folder
     model, processor = tiny_model(), tiny_processor()
     with torch.no_grad():
         images = model.encode_image(processor.images(IMAGES))
@@ -88,58 +88,58 @@ def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
         index = torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1])
         cosine = (images.embed[index[0]] * texts.embed[index[1]]).sum(1)
         expected = cosine + model.rank(images, texts, *index).score
-    mine = peer.encode_images(range(3), IMAGES.__getitem__), peer.encode_texts(TEXTS[:2])
-    for found, wanted in zip(mine, (images, texts), strict=True):
-        torch.testing.assert_close(found.embed, wanted.embed, rtol=0, atol=TINY_ERROR)
-        torch.testing.assert_close(found.states, wanted.states, rtol=TINY_ERROR, atol=TINY_ERROR)
-    assert (peer.kind, peer.can_rank, peer.context_length) == ("R2D2", True, 24)
-    torch.testing.assert_close(peer.rank_scores(*mine, *index, cosine), expected, rtol=0, atol=TINY_ERROR)
+    encoded = opened.encode_images(range(3), IMAGES.__getitem__), opened.encode_texts(TEXTS[:2])
+    for features, reference in zip(encoded, (images, texts), strict=True):
+        torch.testing.assert_close(features.embed, reference.embed, rtol=0, atol=TINY_ERROR)
+        torch.testing.assert_close(features.states, reference.states, rtol=TINY_ERROR, atol=TINY_ERROR)
+    assert (opened.kind, opened.can_rank, opened.context_length) == ("R2D2", True, 24)
+    torch.testing.assert_close(opened.rank_scores(*encoded, *index, cosine), expected, rtol=0, atol=TINY_ERROR)
 
 
-def test_a_context_length_is_the_peers_own_and_the_processor_stays_as_it_is() -> None:
+def test_a_context_length_is_the_models_own_and_the_processor_stays_as_it_is() -> None:
     model, processor, text = tiny_model(), tiny_processor(), TEXTS[3]
-    peer = R2D2Peer("short", model, processor, context_length=6)
-    assert (peer.context_length, peer.processor.max_text_tokens, processor.max_text_tokens) == (6, 6, 24)
+    short = R2D2BenchmarkModel("short", model, processor, context_length=6)
+    assert (short.context_length, short.processor.max_text_tokens, processor.max_text_tokens) == (6, 6, 24)
     with torch.no_grad():
         expected = model.encode_text(**processor(text=[text], max_length=6, truncation=True))
-    found = peer.encode_texts([text])
-    assert found.states.shape[1] == 6
-    torch.testing.assert_close(found.embed, expected.embed, rtol=0, atol=TINY_ERROR)
-    whole = R2D2Peer("whole", model, processor)
-    assert whole.processor is processor
-    assert not torch.allclose(whole.encode_texts([text]).embed, found.embed, atol=1e-3)
+    encoded = short.encode_texts([text])
+    assert encoded.states.shape[1] == 6
+    torch.testing.assert_close(encoded.embed, expected.embed, rtol=0, atol=TINY_ERROR)
+    full = R2D2BenchmarkModel("whole", model, processor)
+    assert full.processor is processor
+    assert not torch.allclose(full.encode_texts([text]).embed, encoded.embed, atol=1e-3)
 
 
-def test_towers_alone_are_a_peer_of_one_stage(tmp_path: Path) -> None:
-    peer = open_peer(str(save_r2d2(tmp_path / "model", cross_layers=0)))
-    assert (peer.kind, peer.can_rank) == ("PRD2", False)
+def test_towers_alone_are_a_model_of_one_stage(tmp_path: Path) -> None:
+    opened = open_model(str(save_r2d2(tmp_path / "model", cross_layers=0)))
+    assert (opened.kind, opened.can_rank) == ("PRD2", False)
 
 
-def test_a_peer_of_one_stage_does_not_rank(tmp_path: Path) -> None:
-    peer = open_peer(str(save_peer(tmp_path, "clip")))
+def test_a_model_of_one_stage_does_not_rank(tmp_path: Path) -> None:
+    opened = open_model(str(save_two_towers(tmp_path, "clip")))
     nothing = TowerOutput(torch.empty(0, 1), torch.empty(0, 0, 0))
     with pytest.raises(ValueError, match="no second stage"):
-        peer.rank_scores(nothing, nothing, *torch.empty(3, 0).long())
+        opened.rank_scores(nothing, nothing, *torch.empty(3, 0).long())
 
 
 def test_a_chinese_clip_reads_curly_quotes_as_straight_ones_and_others_do_not(tmp_path: Path) -> None:
     for kind, alike in (("chinese_clip", True), ("clip", False)):
-        peer = open_peer(str(save_peer(tmp_path / kind, kind)))
-        normalizer = peer._tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
+        opened = open_model(str(save_two_towers(tmp_path / kind, kind)))
+        normalizer = opened._tokenizer.backend_tokenizer.normalizer  # type: ignore[attr-defined]
         assert ('"' in normalizer.normalize_str("“红”")) == alike
 
 
 def test_fingerprints_tell_weights_and_settings_apart(tmp_path: Path) -> None:
-    clip = str(save_peer(tmp_path / "clip", "chinese_clip"))
+    clip = str(save_two_towers(tmp_path / "clip", "chinese_clip"))
     first, second = str(save_r2d2(tmp_path / "a")), str(save_r2d2(tmp_path / "b", seed=1))
     rule = str(save_r2d2(tmp_path / "c", ranking_rule="log_odds"))
-    peers = [open_peer(clip), open_peer(clip, 20), *map(open_peer, (first, second, rule)), open_peer(first, 10)]
-    assert len({peer.fingerprint for peer in peers}) == len(peers)
-    assert open_peer(first).fingerprint == open_peer(f"x={first}").fingerprint
+    models = [open_model(clip), open_model(clip, 20), *map(open_model, (first, second, rule)), open_model(first, 10)]
+    assert len({model.fingerprint for model in models}) == len(models)
+    assert open_model(first).fingerprint == open_model(f"x={first}").fingerprint
     # A calibration changes no order.
     config = json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"match_temperature": 2.0}), encoding="utf-8")
-    assert open_peer(first).fingerprint == peers[2].fingerprint
+    assert open_model(first).fingerprint == models[2].fingerprint
 
 
 # --- features on disk
@@ -152,40 +152,40 @@ def features(folder: Path) -> Path:
 
 
 def test_features_are_looked_up_by_name_and_text(tmp_path: Path) -> None:
-    peer = open_peer(str(features(tmp_path)))
+    opened = open_model(str(features(tmp_path)))
 
     def load(name: str) -> Image.Image:
         raise AssertionError("no image is opened")
 
     stored = torch.from_numpy(np.load(tmp_path / "images.npy"))
-    found = peer.encode_images(["c.jpg", "a.jpg"], load).embed
-    torch.testing.assert_close(found, normalize(stored[[2, 0]], dim=-1), rtol=0, atol=TINY_ERROR)
-    assert len(peer.encode_texts([TEXTS[1], TEXTS[1]])) == 2
+    looked_up = opened.encode_images(["c.jpg", "a.jpg"], load).embed
+    torch.testing.assert_close(looked_up, normalize(stored[[2, 0]], dim=-1), rtol=0, atol=TINY_ERROR)
+    assert len(opened.encode_texts([TEXTS[1], TEXTS[1]])) == 2
     with pytest.raises(CcmbError, match=r'"images" lacks \'d.jpg\' and 1 more; make its features too'):
-        peer.encode_images(["d.jpg", "a.jpg", "e.jpg"], load)
+        opened.encode_images(["d.jpg", "a.jpg", "e.jpg"], load)
 
 
 def test_faulty_features_are_named(tmp_path: Path) -> None:
-    whole = torch.ones(2, 3)
+    good = torch.ones(2, 3)
     cases = [
-        (whole, torch.ones(2, 4), "have 3 numbers each, but texts 4"),
-        (torch.ones(3, 3), whole, '"images" must list the 3 items of images.npy'),
-        (whole / 0, whole, r"needs finite floats \(items, D\)"),
-        (whole.long(), whole, r"needs finite floats .* found int64"),
+        (good, torch.ones(2, 4), "have 3 numbers each, but texts 4"),
+        (torch.ones(3, 3), good, '"images" must list the 3 items of images.npy'),
+        (good / 0, good, r"needs finite floats \(items, D\)"),
+        (good.long(), good, r"needs finite floats .* found int64"),
     ]
     for images, texts, words in cases:
         with pytest.raises(CcmbError, match=words):
-            open_peer(str(save_features(tmp_path / "f", images, texts, ["a", "b"], ["c", "d"])))
+            open_model(str(save_features(tmp_path / "f", images, texts, ["a", "b"], ["c", "d"])))
     (tmp_path / "f" / "texts.npy").write_bytes(b"\x93NUM")
     save = np.ones((2, 3), np.float32)
     np.save(tmp_path / "f" / "images.npy", save)
     with pytest.raises(CcmbError, match=r"texts.npy: not a whole .npy"):
-        open_peer(str(tmp_path / "f"))
+        open_model(str(tmp_path / "f"))
     (tmp_path / "f" / "ids.json").unlink()
     with pytest.raises(CcmbError, match=r"ids.json: missing; features are images.npy, texts.npy, ids.json"):
-        open_peer(str(tmp_path / "f"))
+        open_model(str(tmp_path / "f"))
     with pytest.raises(UsageError, match="leave out --context-length"):
-        open_peer(str(features(tmp_path / "g")), context_length=10)
+        open_model(str(features(tmp_path / "g")), context_length=10)
 
 
 # --- names and errors
@@ -207,18 +207,18 @@ def test_names_and_labels(tmp_path: Path) -> None:
             label_and_source(wrong)
 
 
-def test_what_is_no_peer_is_refused_with_one_line(tmp_path: Path) -> None:
+def test_what_is_no_model_to_compare_is_refused_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="bert is no model of two towers"):
-        open_peer(str(save_text_tower(tmp_path / "bert")))
+        open_model(str(save_text_tower(tmp_path / "bert")))
     with pytest.raises(CcmbError, match="no such model folder"):
-        open_peer(str(tmp_path / "nowhere"))
+        open_model(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(CcmbError, match=r"config.json: missing"):
-        open_peer(str(tmp_path / "empty"))
-    folder = save_peer(tmp_path / "clip", "clip")
+        open_model(str(tmp_path / "empty"))
+    folder = save_two_towers(tmp_path / "clip", "clip")
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CcmbError, match="the image processor cannot be loaded") as caught:
-        open_peer(str(folder))
+        open_model(str(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -242,10 +242,10 @@ class _FakeOpenClip(torch.nn.Module):
 
 
 def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def create(architecture: str, pretrained: str | None) -> tuple[object, None, object]:
-        asked.append((architecture, pretrained))
+        calls.append((architecture, pretrained))
         return _FakeOpenClip(), None, lambda image: torch.tensor(image.getpixel((0, 0))).float()
 
     def tokenizer(texts: list[str], context_length: int) -> Tensor:
@@ -253,19 +253,24 @@ def test_open_clip_by_architecture_and_weights(monkeypatch: pytest.MonkeyPatch) 
 
     fake = SimpleNamespace(create_model_and_transforms=create, get_tokenizer=lambda name: tokenizer)
     monkeypatch.setitem(sys.modules, "open_clip", fake)
-    peer = open_peer("open_clip:ViT-B-32/laion2b")
-    assert (asked, peer.kind, peer.context_length, peer.can_rank) == ([("ViT-B-32", "laion2b")], "open_clip", 8, False)
-    pixels = torch.tensor([IMAGES[place].getpixel((0, 0)) for place in (2, 0)]).float()
-    torch.testing.assert_close(
-        peer.encode_images([2, 0], IMAGES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
+    opened = open_model("open_clip:ViT-B-32/laion2b")
+    assert (calls, opened.kind, opened.context_length, opened.can_rank) == (
+        [("ViT-B-32", "laion2b")],
+        "open_clip",
+        8,
+        False,
     )
-    assert peer.encode_texts(["一只猫"]).embed.shape == (1, 8)
+    pixels = torch.tensor([IMAGES[index].getpixel((0, 0)) for index in (2, 0)]).float()
+    torch.testing.assert_close(
+        opened.encode_images([2, 0], IMAGES.__getitem__).embed, normalize(pixels, dim=-1), rtol=0, atol=TINY_ERROR
+    )
+    assert opened.encode_texts(["一只猫"]).embed.shape == (1, 8)
     fake.create_model_and_transforms = None
     with pytest.raises(CcmbError, match="open_clip cannot open it"):
-        open_peer("open_clip:ViT-B-32")
+        open_model("open_clip:ViT-B-32")
 
 
 def test_open_clip_is_asked_for_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UsageError, match=r"needs open_clip; install it with pip install 'ccmb\[open-clip\]'"):
-        open_peer("open_clip:ViT-B-32/laion2b")
+        open_model("open_clip:ViT-B-32/laion2b")

@@ -11,10 +11,10 @@ import torch
 
 from ccmb.benchmark.evaluation import retrieval as retrieval_measuring
 from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
-from ccmb.benchmark.evaluation.sets import open_set
+from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.leaderboard.rows import leaderboard
-from ccmb.benchmark.models.open_model import open_peer
+from ccmb.benchmark.models.open_model import open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import Outcome, run_benchmark
@@ -24,8 +24,8 @@ from ccmb.r2d2.loading import load_model
 from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 from tests.helpers.benchmark_data import COUNT, save_set
 from tests.helpers.downstream_samples import write_cna, write_flickr8k, write_muge
-from tests.helpers.peers import save_peer, save_r2d2
 from tests.helpers.runs import Command, command_line
+from tests.helpers.two_towers import save_r2d2, save_two_towers
 
 FEW = Settings(depth=3, draws=50)
 
@@ -42,11 +42,11 @@ def r2d2(tmp_path: Path) -> str:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> str:
-    return str(save_peer(tmp_path / "clip", "chinese_clip"))
+    return str(save_two_towers(tmp_path / "clip", "chinese_clip"))
 
 
 def run(models: list[str], pairs: Path, out: Path, settings: Settings = FEW) -> Outcome:
-    return run_benchmark(models, [open_set(f"drawn={pairs}")], out, settings)
+    return run_benchmark(models, [open_measured_set(f"drawn={pairs}")], out, settings)
 
 
 def test_metrics_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_metrics_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -
     for stage in result.stages:
         low, high = result.retrieval.mean_recall_interval[stage]
         assert low <= result.retrieval.mean_recall[stage] <= high
-        for direction, of in result.retrieval.ranks.items():
-            share = 100 * sum(rank <= 1 for rank in of[stage]) / len(of[stage])
+        for direction, ranks in result.retrieval.ranks.items():
+            share = 100 * sum(rank <= 1 for rank in ranks[stage]) / len(ranks[stage])
             assert result.retrieval.recalls(direction, stage)["R@1"] == pytest.approx(share, abs=0.006)
             low, high = result.retrieval.intervals[direction][stage]["R@1"]
             assert low <= share <= high
@@ -121,9 +121,9 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_not(
 
 
 def _counted(names: list[str], encode: Any) -> Any:
-    def counted(path: Path, peer: Any, *arguments: Any) -> Any:
-        names.append(peer.name)
-        return encode(path, peer, *arguments)
+    def counted(path: Path, model: Any, *arguments: Any) -> Any:
+        names.append(model.name)
+        return encode(path, model, *arguments)
 
     return counted
 
@@ -140,7 +140,7 @@ def test_kept_features_are_those_that_were_encoded(pairs: Path, r2d2: str, tmp_p
     cache.write_bytes(cache.read_bytes()[:-9])  # damaged: encoded again
     path.unlink()
     assert read_result(run([r2d2], pairs, out).measured[0]).retrieval == first
-    assert open_gallery(cache, COUNT, torch.tensor(read_result(path).drawn_with)) is not None
+    assert open_gallery(cache, COUNT, torch.tensor(read_result(path).resampling_unit)) is not None
     assert open_gallery(cache, COUNT, torch.tensor([0, 1, 2])) is None  # of another size
 
 
@@ -150,9 +150,9 @@ def test_results_say_how_the_second_stage_was_computed(pairs: Path, r2d2: str, c
     cheap = Settings(depth=5, draws=50, ranking=RankOptions("bf16", 3))
     again = run([r2d2, clip], pairs, out, cheap).measured
     assert again[:1] == exact  # another way, so measured anew, in the same place
-    found = read_result(again[0])
-    assert (found.precision, found.cascade, found.features_kept) == ("bf16", 3, True)
-    assert BENCHMARKS["retrieval"].stage_words(found, "ranking") == "ranking, top 5, bf16, cascade 3"
+    result = read_result(again[0])
+    assert (result.precision, result.cascade, result.features_kept) == ("bf16", 3, True)
+    assert BENCHMARKS["retrieval"].stage_words(result, "ranking") == "ranking, top 5, bf16, cascade 3"
     assert (read_result(again[1]).precision, read_result(again[1]).cascade) == (None, None)  # of one stage
     plain = read_result(run([r2d2], pairs, out, Settings(depth=5, draws=50)).measured[0])
     assert (plain.precision, plain.cascade) == ("fp32", None)
@@ -168,18 +168,18 @@ def test_very_large_galleries_are_not_kept(
 
 
 def test_the_revision_is_of_names_texts_and_images(pairs: Path) -> None:
-    first = open_set(f"a={pairs}").revision
-    assert open_set(f"b={pairs}").revision == first
-    whole = pairs.read_text(encoding="utf-8")
-    for changed in (whole.replace("船", "舟"), whole.replace("0.png", "9.png"), "\n".join(whole.splitlines()[:-1])):
+    first = open_measured_set(f"a={pairs}").revision
+    assert open_measured_set(f"b={pairs}").revision == first
+    lines = pairs.read_text(encoding="utf-8")
+    for changed in (lines.replace("船", "舟"), lines.replace("0.png", "9.png"), "\n".join(lines.splitlines()[:-1])):
         pairs.write_text(changed, encoding="utf-8")
-        assert open_set(f"a={pairs}").revision != first
-    pairs.write_text(whole.replace("0.png", "./0.png"), encoding="utf-8")  # the same image
-    assert open_set(f"a={pairs}").revision == first
-    pairs.write_text(whole, encoding="utf-8")
+        assert open_measured_set(f"a={pairs}").revision != first
+    pairs.write_text(lines.replace("0.png", "./0.png"), encoding="utf-8")  # the same image
+    assert open_measured_set(f"a={pairs}").revision == first
+    pairs.write_text(lines, encoding="utf-8")
     image = pairs.parent / "images" / "0.png"
     image.write_bytes(image.read_bytes() + b"\0")
-    assert open_set(f"a={pairs}").revision != first
+    assert open_measured_set(f"a={pairs}").revision != first
 
 
 def test_unreadable_images_are_left_out_and_listed(pairs: Path, clip: str, tmp_path: Path) -> None:
@@ -209,20 +209,20 @@ def test_names_that_would_share_a_file_are_refused(
     models: list[str], sets: list[str], words: str, pairs: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        run_benchmark(models, [open_set(f"{name}={pairs}") for name in sets], tmp_path / "out", FEW)
+        run_benchmark(models, [open_measured_set(f"{name}={pairs}") for name in sets], tmp_path / "out", FEW)
 
 
 def test_sets_by_name_and_place(pairs: Path, tmp_path: Path) -> None:
-    assert open_set(str(pairs)).name == "drawn"
-    assert open_set(f"mine={pairs}", images=pairs.parent / "images").name == "mine"
+    assert open_measured_set(str(pairs)).name == "drawn"
+    assert open_measured_set(f"mine={pairs}", images=pairs.parent / "images").name == "mine"
     for wrong in (f"a/b={pairs}", f"={pairs}", "a="):
         with pytest.raises(UsageError, match=r"give NAME=PAIRS\.jsonl"):
-            open_set(wrong)
+            open_measured_set(wrong)
     with pytest.raises(CcmbError, match=r"pairs.jsonl: no such file|no such folder or tar"):
-        open_set(f"a={tmp_path / 'nowhere' / 'pairs.jsonl'}")
+        open_measured_set(f"a={tmp_path / 'nowhere' / 'pairs.jsonl'}")
     (pairs.parent / "images").rename(pairs.parent / "pictures")
     with pytest.raises(CcmbError, match="say with --images where the images are"):
-        open_set(f"a={pairs}")
+        open_measured_set(f"a={pairs}")
 
 
 # --- published sets
@@ -230,18 +230,18 @@ def test_sets_by_name_and_place(pairs: Path, tmp_path: Path) -> None:
 
 def test_a_published_set_is_opened_by_name_and_folder(clip: str, tmp_path: Path) -> None:
     folder = write_cna(tmp_path / "cna")
-    of = open_set(f"flickr30k-cna={folder}")
-    assert (of.name, of.split, of.queries, len(of.samples)) == ("flickr30k-cna", "test", None, 1)
-    data = read_result(run_benchmark([clip], [of], tmp_path / "out", FEW).measured[0]).data
+    ranks = open_measured_set(f"flickr30k-cna={folder}")
+    assert (ranks.name, ranks.split, ranks.queries, len(ranks.samples)) == ("flickr30k-cna", "test", None, 1)
+    data = read_result(run_benchmark([clip], [ranks], tmp_path / "out", FEW).measured[0]).data
     assert (data.images, data.texts) == (1, 2)
     # Of Flickr8k-CN the captions that people wrote, without the translations.
-    assert open_set(f"flickr8k-cn={write_flickr8k(tmp_path / 'f8k')}", "val").samples[0].texts == ("海边的人",)
+    assert open_measured_set(f"flickr8k-cn={write_flickr8k(tmp_path / 'f8k')}", "val").samples[0].texts == ("海边的人",)
     with pytest.raises(
         UsageError, match=r"no file of pairs; call a folder by a published set's name .* or say with --classes"
     ):
-        open_set(f"mine={folder}")
+        open_measured_set(f"mine={folder}")
     with pytest.raises(CcmbError, match="do not say which images are right"):
-        open_set(f"muge={write_muge(tmp_path / 'muge')}", "test")
+        open_measured_set(f"muge={write_muge(tmp_path / 'muge')}", "test")
 
 
 @pytest.mark.parametrize("kind", ["r2d2", "clip"])
@@ -249,21 +249,21 @@ def test_texts_of_several_images_find_any_of_them_among_all(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model = request.getfixturevalue(kind)
-    of = open_set(f"muge={write_muge(tmp_path / 'muge')}", "val")
-    assert of.queries is not None
-    assert len(of.samples) == 3  # one of them fits no text
+    opened = open_measured_set(f"muge={write_muge(tmp_path / 'muge')}", "val")
+    assert opened.queries is not None
+    assert len(opened.samples) == 3  # one of them fits no text
     for _ in range(2):  # encoded, then kept
-        [path] = run_benchmark([model], [of], tmp_path / "out", Settings(depth=2, draws=50)).measured
+        [path] = run_benchmark([model], [opened], tmp_path / "out", Settings(depth=2, draws=50)).measured
         result = read_result(path)
         path.unlink()
         assert (result.data.images, result.data.texts, result.retrieval.image_to_text) == (3, 2, {})
-        peer = open_peer(model)
-        names = [sample.image for sample in of.samples]
-        images = peer.encode_images(names, of.images.load)
-        texts = peer.encode_texts([text for text, _ in of.queries])
+        encoder = open_model(model)
+        names = [sample.image for sample in opened.samples]
+        images = encoder.encode_images(names, opened.images.load)
+        texts = encoder.encode_texts([text for text, _ in opened.queries])
         cosine = texts.embed @ images.embed.T
         ranks = result.retrieval.ranks["text_to_image"]["pre_ranking"]
-        for row, rank, (_, right) in zip(cosine.tolist(), ranks, of.queries, strict=True):
+        for row, rank, (_, right) in zip(cosine.tolist(), ranks, opened.queries, strict=True):
             fits = [name in right for name in names]
             best = max(score for score, fit in zip(row, fits, strict=True) if fit)
             assert rank == 1 + sum(score >= best for score, fit in zip(row, fits, strict=True) if not fit)
@@ -286,34 +286,37 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 def test_the_verb_measures_then_skips(command: Command, pairs: Path, r2d2: str, clip: str, tmp_path: Path) -> None:
     other = save_set(tmp_path / "other", seed=3)
     arguments = ["--model", r2d2, "--model", f"peer={clip}", "--data", f"a={pairs}", "--data", f"b={other}"]
-    found = command(
+    output = command(
         "benchmark", *arguments, "--out", tmp_path / "out", "--depth", 2, "--setting", "zero-shot", "--json"
     )
-    assert found.code == 0, found.err
-    files = [f"{tmp_path}/out/{of}.test/{model}.json" for model in ("r2d2", "peer") for of in ("a", "b")]
-    assert json.loads(found.out) == {"measured": files, "skipped": [], "failed": []}
-    assert "[4/4] peer on b" in found.err
+    assert output.code == 0, output.err
+    files = [f"{tmp_path}/out/{set_name}.test/{model}.json" for model in ("r2d2", "peer") for set_name in ("a", "b")]
+    assert json.loads(output.out) == {"measured": files, "skipped": [], "failed": []}
+    assert "[4/4] peer on b" in output.err
     again = command("benchmark", *arguments, "--out", tmp_path / "out", "--depth", 2, "--setting", "zero-shot")
     assert again.out.splitlines() == [f"{file}: skipped" for file in files]
 
 
 def test_the_verb_fails_with_a_line_for_each_failure(command: Command, pairs: Path, clip: str, tmp_path: Path) -> None:
-    found = command("benchmark", "-m", tmp_path / "no", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out")
-    assert found.code == 1
-    assert found.out == f"{tmp_path}/out/a.test/clip.json: measured\n"
-    assert f"ccmb: {tmp_path}/no: no such model folder" in found.err
-    found = command("benchmark", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out", "--split", "tset")
-    assert (found.code, found.err.count("\n")) == (1, 1)
-    assert "no images in split 'tset' (did you mean 'test'?)" in found.err
+    output = command("benchmark", "-m", tmp_path / "no", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out")
+    assert output.code == 1
+    assert output.out == f"{tmp_path}/out/a.test/clip.json: measured\n"
+    assert f"ccmb: {tmp_path}/no: no such model folder" in output.err
+    output = command("benchmark", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out", "--split", "tset")
+    assert (output.code, output.err.count("\n")) == (1, 1)
+    assert "no images in split 'tset' (did you mean 'test'?)" in output.err
 
 
-def test_a_peer_and_its_features_on_disk_score_alike(pairs: Path, clip: str, tmp_path: Path) -> None:
+def test_a_model_and_its_features_on_disk_score_alike(pairs: Path, clip: str, tmp_path: Path) -> None:
     from tests.helpers.model_features import save_features
 
-    of, peer = open_set(f"drawn={pairs}"), open_peer(clip)
-    names, texts = [sample.image for sample in of.samples], sorted({text for s in of.samples for text in s.texts})
-    images = peer.encode_images(names, of.images.load).embed
-    folder = save_features(tmp_path / "features", images, peer.encode_texts(texts).embed, names, texts)
+    data, model = open_measured_set(f"drawn={pairs}"), open_model(clip)
+    names, texts = (
+        [sample.image for sample in data.samples],
+        sorted({text for s in data.samples for text in s.texts}),
+    )
+    images = model.encode_images(names, data.images.load).embed
+    folder = save_features(tmp_path / "features", images, model.encode_texts(texts).embed, names, texts)
     first, second = (read_result(path) for path in run([clip, str(folder)], pairs, tmp_path / "out").measured)
     assert first.retrieval == second.retrieval
     assert (second.model.kind, second.model.context_length) == ("features", None)

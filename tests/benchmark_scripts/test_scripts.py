@@ -47,35 +47,35 @@ def training(**objectives: Any) -> PreTraining:
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("items", UPTO, ids=lambda items: f"{len(items)} items")
 def test_the_plain_step_has_our_losses_and_gradients(items: frozenset[str], masked: bool) -> None:
-    ours, plain = training(fgr={"enhanced_training": masked}), training(fgr={"enhanced_training": masked})
+    own_training, plain = training(fgr={"enhanced_training": masked}), training(fgr={"enhanced_training": masked})
     batch = tiny_batch(5, image_ids=[0, 1, 2, 1, 3])
     # A second step: the queue is filled, and the teacher is no longer the student.
-    for one in (ours, plain):
+    for one in (own_training, plain):
         one.losses(batch, 0.0, torch.Generator().manual_seed(1))
         with torch.no_grad():
             one.model.text_projection.weight.mul_(-0.5)
     with pretrain_step.recorded_draws() as draws:
-        losses, _ = ours.losses(batch, 0.0, torch.Generator().manual_seed(0))
+        losses, _ = own_training.losses(batch, 0.0, torch.Generator().manual_seed(0))
     step = SwitchedStep(plain, items) if items else AlbefStep(plain)
     others = step.losses(batch, draws())
     assert_same(others, losses)
-    ours.total(losses).backward()
+    own_training.total(losses).backward()
     step.total(others).backward()
-    for (name, mine), other in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True):
-        assert_same(other.grad, mine.grad, msg=name)
+    for (name, parameter), other in zip(own_training.model.named_parameters(), plain.model.parameters(), strict=True):
+        assert_same(other.grad, parameter.grad, msg=name)
 
 
 @pytest.mark.numeric
 @pytest.mark.usefixtures("float64")
 def test_the_plain_average_of_the_teacher_is_ours() -> None:
-    ours, plain = training(), training()
-    for one in (ours, plain):
+    own_training, plain = training(), training()
+    for one in (own_training, plain):
         with torch.no_grad():
             for parameter in one.model.parameters():
                 parameter.add_(1.0)
-    ours.after_step()
+    own_training.after_step()
     AlbefStep(plain).after_step()
-    assert_same(plain.state_dict(), ours.state_dict())
+    assert_same(plain.state_dict(), own_training.state_dict())
 
 
 @pytest.mark.parametrize("items", [frozenset(), frozenset({"draw"})])
@@ -128,8 +128,9 @@ def test_the_official_second_stage_scores_as_ours(by_text: bool) -> None:
     assert torch.equal(official > -100, torch.zeros_like(official, dtype=torch.bool).scatter(1, top.indices, True))
     query_QK = torch.arange(len(queries))[:, None].expand_as(top.indices)
     pairs = (top.indices, query_QK) if by_text else (query_QK, top.indices)
-    ours = R2D2Ranker(model).rank_scores(images, texts, *(of.flatten() for of in pairs), top.values.flatten())
-    assert_same(official.gather(1, top.indices).flatten(), ours)
+    indices = (index.flatten() for index in pairs)
+    own_scores = R2D2Ranker(model).rank_scores(images, texts, *indices, top.values.flatten())
+    assert_same(official.gather(1, top.indices).flatten(), own_scores)
 
 
 def test_the_benchmark_of_evaluation_prints_and_writes_its_claims(
@@ -143,10 +144,10 @@ def test_the_benchmark_of_evaluation_prints_and_writes_its_claims(
     evaluate_retrieval.main([*words.split(), "--bf16", "--galleries", "--json", str(path)])
     report = json.loads(path.read_text())
     assert set(report) == {"claims", "machine", "commit", "results"}
-    difference, *rest = report["claims"]
+    difference, *other_claims = report["claims"]
     assert difference["value"] <= difference["target"] == 1e-4
-    assert [claim["unit"] for claim in rest] == ["x"] * 6 + ["points"] * 6
-    assert rest[6]["value"] == 0  # ours and official
+    assert [claim["unit"] for claim in other_claims] == ["x"] * 6 + ["points"] * 6
+    assert other_claims[6]["value"] == 0  # ours and official
     printed = capsys.readouterr().out
     assert all(claim["name"] in printed for claim in report["claims"])
 
@@ -160,7 +161,8 @@ def test_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_command_of_the_page_on_evaluation_exists() -> None:
-    pages = [(BENCHMARKS.parent / "docs" / f"evaluation{of}.md").read_text(encoding="utf-8") for of in ("", ".zh")]
+    docs = BENCHMARKS.parent / "docs"
+    pages = [(docs / f"evaluation{suffix}.md").read_text(encoding="utf-8") for suffix in ("", ".zh")]
     english, chinese = (
         re.findall(r"^python benchmarks/evaluate_retrieval\.py (.*)", page, re.MULTILINE) for page in pages
     )
@@ -202,8 +204,8 @@ def test_downloads_are_measured_against_a_plain_loop(tmp_path: Path) -> None:
     corpus_download.main(f"--count 40 --files 5 --repeats 1 --json {path}".split())
     report = json.loads(path.read_text())
     assert [claim["unit"] for claim in report["claims"]] == ["pictures/s", "pictures/s", "x"]
-    ours, plain = report["results"]["runs"]
-    assert ours["name"] == "ours"
+    own_run, plain = report["results"]["runs"]
+    assert own_run["name"] == "ours"
     assert plain["name"] == "plain loop (urllib in threads, Pillow)"
 
 

@@ -163,7 +163,7 @@ def test_keys_are_read_with_their_roles_and_never_shown(tmp_path: Path) -> None:
 
 def test_a_bucket_fills_at_its_rate_and_no_further_than_its_brim() -> None:
     now = 0.0
-    limiter = RateLimiter(2.0, 3, maximum=2, clock=lambda: now)
+    limiter = RateLimiter(2.0, 3, max_clients=2, clock=lambda: now)
     assert [limiter.wait("a") for _ in range(4)] == [0, 0, 0, 1]
     now = 0.5
     assert [limiter.wait("a"), limiter.wait("a")] == [0, 1]

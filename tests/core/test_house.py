@@ -99,5 +99,5 @@ mix(1, 2, 3, 4, 5, 6)
 mix(1, 2, 3, 4, 5, *values)
 Box().fill(1, 2, 3, 4, 5, 6)
 """
-    found = list(crowded_calls({Path("some.py"): ast.parse(source)}))
-    assert [line.split(":")[1] for line in found] == ["12", "13", "14"]
+    crowded = list(crowded_calls({Path("some.py"): ast.parse(source)}))
+    assert [line.split(":")[1] for line in crowded] == ["12", "13", "14"]

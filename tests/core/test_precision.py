@@ -16,7 +16,7 @@ from ccmb.inference import stages as two_stage
 from ccmb.inference.stages import RankOptions
 from ccmb.objectives.distillation import fgd_loss
 from ccmb.objectives.masked_language import mlm_loss
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets
 from ccmb.objectives.ranking import fgr_loss
 from ccmb.training import trainer
 from tests.helpers.exact import assert_same, double_precision, product_error
@@ -80,7 +80,7 @@ def test_half_precision_is_widened_and_float64_stays(given: torch.dtype, expecte
 
 
 def thirds() -> dict[str, Tensor]:
-    return {"targets": even_targets(torch.ones(3, 3, dtype=torch.bool)), "new": torch.zeros(2)}
+    return {"targets": multi_positive_targets(torch.ones(3, 3, dtype=torch.bool)), "new": torch.zeros(2)}
 
 
 def test_processes_that_a_proof_starts_compute_in_float64_too(tmp_path: Path) -> None:

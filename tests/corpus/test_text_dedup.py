@@ -61,11 +61,11 @@ def test_the_best_texts_of_an_image_are_kept() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1), st.floats(0.01, 1))
-def test_no_domain_keeps_more_than_its_share(pairs_of: dict[str, int], greatest: float) -> None:
-    shares = kept_shares({**pairs_of, None: 5000}, greatest)
+def test_no_domain_keeps_more_than_its_share(pairs_of: dict[str, int], max_share: float) -> None:
+    shares = kept_shares({**pairs_of, None: 5000}, max_share)
     total = 5000 + sum(pairs_of.values())
     for domain, count in pairs_of.items():
-        assert count * shares.get(domain, 1.0) == pytest.approx(min(count, greatest * total))
+        assert count * shares.get(domain, 1.0) == pytest.approx(min(count, max_share * total))
     assert None not in shares
     assert all(0 < share < 1 for share in shares.values())
 

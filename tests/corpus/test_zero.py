@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccmb.benchmark.models.corpus_scorer import PeerScorer
+from ccmb.benchmark.models.corpus_scorer import ModelScorer
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
 from ccmb.corpus.analysis.reader import indexed_images
@@ -363,7 +363,7 @@ def test_a_model_of_the_benchmark_scores(tmp_path: Path) -> None:
     model, processor = tiny_model(), tiny_processor()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    scorer, images, texts = PeerScorer(str(tmp_path / "model")), tiny_images(3), ["一只猫", "红色的船"]
+    scorer, images, texts = ModelScorer(str(tmp_path / "model")), tiny_images(3), ["一只猫", "红色的船"]
     assert len(scorer.fingerprint) == 64
     images_ID, texts_TD = scorer.encode_images(list(images)), scorer.encode_texts(texts)
     with torch.inference_mode():

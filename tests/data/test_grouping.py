@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccmb.benchmark.evaluation.sets import open_set
+from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.stored_features import FeaturesPeer
+from ccmb.benchmark.models.stored_features import StoredFeatures
 from ccmb.benchmark.runner import run_benchmark
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, write_json
@@ -86,7 +86,7 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
     family = finetuner_of("retrieval")
     for samples in (
         open_training(recipe.data)[0], family.open_held_out(recipe, "val").samples,
-        open_set(f"own={data / 'pairs.jsonl'}").samples, read_pairs(data / "pairs.jsonl", "test"),
+        open_measured_set(f"own={data / 'pairs.jsonl'}").samples, read_pairs(data / "pairs.jsonl", "test"),
     ):  # fmt: skip
         assert [len(samples), sum(len(sample.texts) for sample in samples)] == [6, 12]
     load_pairs(*open_training(recipe.data), recipe.data, recipe.training)  # six images fill a batch of six
@@ -100,7 +100,9 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
     report = read_json(tmp_path / "report.json")
     assert (report["retrieval"]["gallery"], report["retrieval"]["texts"]) == (6, 12)
     assert report["in_other_splits"] == 0
-    outcome = run_benchmark([str(start)], [open_set(f"own={data / 'pairs.jsonl'}")], tmp_path / "results", Settings())
+    outcome = run_benchmark(
+        [str(start)], [open_measured_set(f"own={data / 'pairs.jsonl'}")], tmp_path / "results", Settings()
+    )
     assert [read_json(path)["data"]["images"] for path in outcome.measured] == [6]
     assert [read_json(path)["data"]["texts"] for path in outcome.measured] == [12]
 
@@ -180,5 +182,5 @@ def test_stored_features_are_found_by_any_spelling(tmp_path: Path) -> None:
     for name in ("images", "texts"):
         np.save(tmp_path / f"{name}.npy", np.ones((1, 4), dtype=np.float32))
     write_json(tmp_path / "ids.json", {"images": ["./0.png"], "texts": ["./一"]})
-    peer = FeaturesPeer("features", tmp_path)
-    assert len(peer.encode_images(["0.png"], lambda name: name)) == len(peer.encode_texts(["./一"])) == 1
+    model = StoredFeatures("features", tmp_path)
+    assert len(model.encode_images(["0.png"], lambda name: name)) == len(model.encode_texts(["./一"])) == 1

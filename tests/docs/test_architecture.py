@@ -53,12 +53,12 @@ def test_both_languages_name_the_same_files_in_the_same_order() -> None:
 def imported(name: str) -> set[str]:
     """Files of the package that one of them imports."""
     tree = ast.parse((ROOT / "src" / "ccmb" / name).read_text(encoding="utf-8"))
-    found = set()
+    files = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ccmb."):
-            place = str(node.module).removeprefix("ccmb.").replace(".", "/")
-            found |= {f"{place}.py", *(f"{place}/{alias.name}.py" for alias in node.names)}
-    return found
+            folder = str(node.module).removeprefix("ccmb.").replace(".", "/")
+            files |= {f"{folder}.py", *(f"{folder}/{alias.name}.py" for alias in node.names)}
+    return files
 
 
 @pytest.mark.parametrize("number", range(5))

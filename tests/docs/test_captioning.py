@@ -23,7 +23,7 @@ def test_keys_options_and_recipes_of_the_tables_exist(page: str) -> None:
     for override in [cell.strip("`") for cell in cells if "=" in cell]:
         load_recipe(FinetuneRecipe, find_recipe("captioning", FINETUNING), ["data.folder=x", override])
     options = set(re.findall(r"`(--[\w-]+)", "".join(cell for cell in cells if "--" in cell)))
-    known = {name for of in VERBS["caption"].params for name in (*of.opts, *of.secondary_opts)}
+    known = {name for parameter in VERBS["caption"].params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {"--rerank", "--no-rerank"} < options <= known
     recipes = {cell.strip("`") for cell in cells if "=" not in cell and "--" not in cell}
     shipped = {load.stem for load in FINETUNING.glob("*.yaml") if "task: captioning" in load.read_text("utf-8")}
@@ -40,7 +40,7 @@ def test_the_commands_run_one_after_the_other(
         Image.new("RGB", (40, 40), "red").save(name)
     command = command_line(monkeypatch, capfd)
     for line in blocks("docs/captioning.md", "bash")[0].splitlines():
-        found = command(*shlex.split(line)[1:])
-        assert found.code == 0, found.err
+        result = command(*shlex.split(line)[1:])
+        assert result.code == 0, result.err
     assert read_json("captions.json")["captioning"]["pictures"] == 8
     assert Path("results/mydata.val/captions.json").is_file()

@@ -31,7 +31,7 @@ OTHER_WORDS = ("预排序", "手绘世界", "绘制世界", "困难负例", "负
 
 def prose(text: str) -> str:
     """A page with a private character in place of each that is not prose: lines and places stay."""
-    return NOT_PROSE.sub(lambda found: re.sub(r"[^\n]", "\ue000", found[0]), text)
+    return NOT_PROSE.sub(lambda match: re.sub(r"[^\n]", "\ue000", match[0]), text)
 
 
 def half_width(text: str) -> Iterator[tuple[int, str]]:
@@ -42,19 +42,19 @@ def half_width(text: str) -> Iterator[tuple[int, str]]:
     """
     text = prose(text)
     lines = list(accumulate(text, lambda line, mark: line + (mark == "\n"), initial=1))
-    wrong = [found.start() for found in WRONG.finditer(text)]
+    wrong = [match.start() for match in WRONG.finditer(text)]
     opened: list[int] = []
-    for place, mark in enumerate(text):
+    for position, mark in enumerate(text):
         if mark == "(":
-            opened.append(place)
+            opened.append(position)
         elif mark == ")" and opened:
             start = opened.pop()
-            before, after = text[:start].rstrip(" *")[-1:], text[place + 1 :].lstrip(" *")[:1]
+            before, after = text[:start].rstrip(" *")[-1:], text[position + 1 :].lstrip(" *")[:1]
             formula = re.fullmatch(r"[A-Za-z]", text[start - 1 : start]) and after
-            if re.search(f"[{HAN}]", text[start:place] + before + ("" if formula else after)):
+            if re.search(f"[{HAN}]", text[start:position] + before + ("" if formula else after)):
                 wrong.append(start)
-    for place in sorted(wrong):
-        yield lines[place], text[max(0, place - 12) : place + 12]
+    for position in sorted(wrong):
+        yield lines[position], text[max(0, position - 12) : position + 12]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -132,18 +132,18 @@ def test_links_within_the_repository_lead_somewhere(page: str) -> None:
 
 
 def test_addresses_are_only_those_that_are_known() -> None:
-    places = [
+    pages = [
         *PAGES,
         "CITATION.cff",
         "pyproject.toml",
         ".github/ISSUE_TEMPLATE/config.yml",
         "src/ccmb/tasks/pretraining/model_card.py",
     ]
-    for place in places:
-        found = set(re.findall(r"https?://[^\s)\"'`>，）]+", read(place)))
-        assert found <= set(ADDRESSES), place
+    for page in pages:
+        addresses = set(re.findall(r"https?://[^\s)\"'`>，）]+", read(page)))
+        assert addresses <= set(ADDRESSES), page
     assert set(PROJECT["urls"].values()) <= set(ADDRESSES)
-    mails = [place for place in places if re.search(r"[\w.+-]+@[\w-]+\.\w+", read(place))]
+    mails = [page for page in pages if re.search(r"[\w.+-]+@[\w-]+\.\w+", read(page))]
     assert mails == []
 
 
@@ -188,12 +188,12 @@ def _is_there(name: str) -> bool:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            place: Any = import_module(".".join(parts[:length]))
+            target: Any = import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            if not hasattr(place, part):
+            if not hasattr(target, part):
                 return False
-            place = getattr(place, part)
+            target = getattr(target, part)
         return True
     return False

@@ -29,8 +29,8 @@ def test_the_commands_run_one_after_the_other(
     monkeypatch.chdir(tmp_path)
     command = command_line(monkeypatch, capfd)
     for line in blocks(CORPUS_PAGES[0], "bash")[0].splitlines():
-        found = command(*shlex.split(line)[1:])
-        assert found.code == 0, found.err
+        result = command(*shlex.split(line)[1:])
+        assert result.code == 0, result.err
     assert command("corpus", "verify", "corpus-half").out.endswith("no problems\n")
 
 

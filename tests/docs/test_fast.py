@@ -29,8 +29,8 @@ def test_the_commands_run_one_after_the_other(
     command = command_line(monkeypatch, capfd)
     for line in blocks("docs/fast.md", "bash")[1].splitlines():
         if not line.startswith("#"):
-            found = command(*shlex.split(line)[1:])
-            assert found.code == 0, found.err
+            result = command(*shlex.split(line)[1:])
+            assert result.code == 0, result.err
     assert Path("quickstart/run/model/fast/export.json").is_file()
 
 
@@ -43,9 +43,9 @@ def test_the_benchmark_reports_speed_and_closeness(
     options = ["--shape", "test", "--repeats", "1", "--pictures", "2", "--texts", "2", "--depth", "3"]
     fast_inference.main([*options, "--json", str(tmp_path / "fast.json")])
     report = json.loads((tmp_path / "fast.json").read_text())
-    close = [of for of in report["claims"] if "greatest difference" in of["name"]]
+    close = [claim for claim in report["claims"] if "greatest difference" in claim["name"]]
     assert len(close) == 4
-    assert all(of["value"] < of["target"] for of in close)
+    assert all(claim["value"] < claim["target"] for claim in close)
     lines = report["results"]["speed"]["both cross encoders"]
     assert [line["name"] for line in lines] == [
         "torch, fp32", *["torch, bf16"][: int(native)], "export, fp32", "export, int8"

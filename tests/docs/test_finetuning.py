@@ -41,8 +41,12 @@ def test_the_commands_run_one_after_the_other(
     write_flickr8k(Path("flickr8k-cn"))
     command = command_line(monkeypatch, capfd)
     for line in blocks("docs/finetuning.md", "bash")[0].splitlines():
-        found = command(*shlex.split(line)[1:])
-        assert found.code == 0, found.err
+        result = command(*shlex.split(line)[1:])
+        assert result.code == 0, result.err
     sets = read_json("runs/mydata/finetune.json")["sets"]
-    assert [(of["name"], of["split"]) for of in sets] == [("mydata", "val"), ("mydata", "test"), ("flickr8k-cn", "val")]
-    assert "mean recall" in found.out
+    assert [(dataset["name"], dataset["split"]) for dataset in sets] == [
+        ("mydata", "val"),
+        ("mydata", "test"),
+        ("flickr8k-cn", "val"),
+    ]
+    assert "mean recall" in result.out

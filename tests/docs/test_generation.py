@@ -24,7 +24,7 @@ def test_keys_options_and_recipes_of_the_page_exist(page: str) -> None:
         load_recipe(FinetuneRecipe, find_recipe("generation", FINETUNING), ["data.folder=x", override])
     shipped = {load.stem for load in FINETUNING.glob("*.yaml") if "task: generation" in load.read_text("utf-8")}
     assert {cell for cell in cells if "=" not in cell} == shipped
-    known = {name for verb in ("generate", "evaluate") for of in VERBS[verb].params for name in of.opts}
+    known = {name for verb in ("generate", "evaluate") for parameter in VERBS[verb].params for name in parameter.opts}
     assert set(re.findall(r"`(--[\w-]+)", read(page))) <= known
 
 
@@ -39,8 +39,8 @@ def test_the_commands_run_one_after_the_other(
     tiny = "generation.image_size=16 generation.channels=[16,16] generation.attention_head_dim=16"
     tiny += " generation.sampling_steps=2"
     for line in (train.replace("training.epochs=2", f"training.epochs=1 {tiny}"), *others):
-        found = command(*shlex.split(line)[1:])
-        assert found.code == 0, found.err
+        result = command(*shlex.split(line)[1:])
+        assert result.code == 0, result.err
     assert Image.open("grid.png").format == "PNG"
     report = read_json("pictures.json")["generation"]
     assert (report["pictures"], report["judge"]) == (8, "runs/pictures")

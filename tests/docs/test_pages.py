@@ -21,10 +21,10 @@ def test_every_function_named_beside_an_equation_exists(page: str) -> None:
     assert len(names) > 15
     for name in names:
         parts = name.split(".")
-        place = next(place for place in range(len(parts), 0, -1) if _is_module(".".join(parts[:place])))
-        found: Any = import_module(".".join(parts[:place]))
-        for part in parts[place:]:
-            found = getattr(found, part)
+        length = next(length for length in range(len(parts), 0, -1) if _is_module(".".join(parts[:length])))
+        target: Any = import_module(".".join(parts[:length]))
+        for part in parts[length:]:
+            target = getattr(target, part)
 
 
 def _is_module(name: str) -> bool:

@@ -22,7 +22,7 @@ PAGES = {"docs/r2d2.md": "## Other sizes", "docs/r2d2.zh.md": "## 其他尺寸"}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the model and the images that the pages name."""
     save_start(tmp_path / "quickstart" / "run" / "model")
     save_start(tmp_path / "RUN")
@@ -38,7 +38,7 @@ def examples(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_python_example_runs_where_what_it_imports_is_there(page: str, place: Path) -> None:
+def test_every_python_example_runs_where_what_it_imports_is_there(page: str, workplace: Path) -> None:
     ran = 0
     for example in examples(page):
         if "sentence_transformers" in example and not _is_there("sentence_transformers"):
@@ -51,7 +51,7 @@ def test_every_python_example_runs_where_what_it_imports_is_there(page: str, pla
         if "scores" in values:
             assert values["scores"].shape == (1, 2)  # type: ignore[attr-defined]
     assert ran >= 2
-    assert load_model(place / "copy")[0].can_rank
+    assert load_model(workplace / "copy")[0].can_rank
 
 
 def _is_there(module: str) -> bool:
@@ -99,18 +99,18 @@ def test_the_examples_of_other_backbones_run(
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_other_sizes_run(
-    page: str, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = (DOCS.parent / page).read_text(encoding="utf-8").split(PAGES[page], 1)[1]
     convert, tune = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)[0].splitlines()
     command = command_line(monkeypatch, capfd)
     done = command(*shlex.split(convert)[1:])
     assert done.code == 0, done.err
-    model, processor = load_model(place / "models" / "r2d2-336")
+    model, processor = load_model(workplace / "models" / "r2d2-336")
     assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (336, 336, 96)
     words = [word for word in shlex.split(tune)[1:] if "flickr30k-cn" not in word]  # the set is not here
-    data = arguments(save_pairs(place / "mydata"), training__steps=1, validation__every=0)
+    data = arguments(save_pairs(workplace / "mydata"), training__steps=1, validation__every=0)
     done = command(words[0], "retrieval", *words[1:], *data, "--out", "tuned")
     assert done.code == 0, done.err
-    model, processor = load_model(place / "tuned")
+    model, processor = load_model(workplace / "tuned")
     assert (model.config.image_size, processor.image_size, processor.max_text_tokens) == (336, 336, 96)

@@ -51,12 +51,12 @@ def commands_of_page(name: str) -> list[str]:
 def commands_of_recipes() -> list[str]:
     """Those in comments, up to a remark after two spaces."""
     lines = [line for path in RECIPES.rglob("*.yaml") for line in path.read_text(encoding="utf-8").splitlines()]
-    return [found[0].split("  ")[0] for line in lines if line.startswith("#") and (found := COMMAND.search(line))]
+    return [match[0].split("  ")[0] for line in lines if line.startswith("#") and (match := COMMAND.search(line))]
 
 
 def commands_of_help() -> list[str]:
     helps = [command.help or "" for command in VERBS.values()]
-    return [found[0] for text in helps for line in text.splitlines() if (found := COMMAND.search(line))]
+    return [match[0] for text in helps for line in text.splitlines() if (match := COMMAND.search(line))]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def commands_of_help() -> list[str]:
     ],
 )
 def test_every_command_exists_with_its_options_and_recipe(source):
-    found = [parse(line) for line in source()]
-    assert len(found) >= 2
-    for verb, values in found:
+    commands = [parse(line) for line in source()]
+    assert len(commands) >= 2
+    for verb, values in commands:
         if verb == "pretrain" and values["recipe"] != "RECIPE":
             load_recipe(PretrainRecipe, find_recipe(values["recipe"]), values["overrides"])
         if verb == "finetune" and values["recipe"] != "RECIPE":
@@ -96,9 +96,9 @@ def test_what_the_quickstart_suggests_next_exists(tmp_path):
     (out / "corpus").mkdir(parents=True)
     (out / "corpus" / "pairs.jsonl").write_text('{"split": "test", "query": "红船"}\n', encoding="utf-8")
     recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
-    found = [parse(line["command"]) for line in Quickstart(out, QUICK, recipe, full=False)._next_commands()]
-    assert {verb for verb, _ in found} == {"search", "index", "evaluate", "finetune", "quickstart"}
-    assert {values["index"] for verb, values in found if verb == "search"} == {out / "index"}
+    commands = [parse(line["command"]) for line in Quickstart(out, QUICK, recipe, full=False)._next_commands()]
+    assert {verb for verb, _ in commands} == {"search", "index", "evaluate", "finetune", "quickstart"}
+    assert {values["index"] for verb, values in commands if verb == "search"} == {out / "index"}
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -56,11 +56,13 @@ def test_every_default_is_one_that_the_recipe_takes(kind: type[BaseModel]) -> No
     values: dict[str, Any] = {}
     for key in keys_of(kind):
         *parents, last = key.name.split(".")
-        place = values
+        section: dict[str, Any] | None = values
         for parent in parents:
-            place = place.setdefault(parent, {}) if place is not None and place.get(parent, {}) is not None else None
-        if place is not None and key.default is not None:
-            place[last] = None if key.default == "empty" else yaml.safe_load(key.default.strip("`"))
+            if section is not None and section.get(parent, {}) is None:
+                section = None
+            section = None if section is None else section.setdefault(parent, {})
+        if section is not None and key.default is not None:
+            section[last] = None if key.default == "empty" else yaml.safe_load(key.default.strip("`"))
     if issubclass(kind, PretrainRecipe):
         values["data"]["folder"], values["training"]["steps"] = "pairs", 10
     kind.model_validate(values)

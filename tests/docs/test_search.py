@@ -52,7 +52,7 @@ def test_every_condition_of_the_pages_is_one(page: str) -> None:
 
 def test_both_pages_have_the_same_commands_and_example() -> None:
     for language in ("bash", "python", "json"):
-        ours, theirs = ([re.sub(r" *#.*", "", block) for block in blocks(page, language)] for page in SEARCH_PAGES)
-        assert ours == theirs
+        english, chinese = ([re.sub(r" *#.*", "", block) for block in blocks(page, language)] for page in SEARCH_PAGES)
+        assert english == chinese
     rows = [re.findall(r"^\| [\d,]+ .*", read(page), re.MULTILINE) for page in SEARCH_PAGES]
     assert rows[0] == rows[1] != []

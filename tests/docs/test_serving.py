@@ -40,8 +40,8 @@ def test_the_requests_are_answered(page: str) -> None:
         async with client(tiny_app(FakeIndex(), KEYS), ADMIN) as http:
             return [await http.request(**as_request(line)) for line in lines]
 
-    found = asyncio.run(work())
-    assert [answer.status_code for answer in found] == [200] * (len(lines) - 1) + [201], [of.text for of in found]
+    answers = asyncio.run(work())
+    assert [answer.status_code for answer in answers] == [200] * (len(lines) - 1) + [201], answers
     assert blocks(page, "sh") == blocks(SERVING_PAGES[0], "sh")
 
 
@@ -54,7 +54,7 @@ def test_the_tables_name_every_address_and_existing_options(page: str) -> None:
     paths = asyncio.run(description())["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", read(page))) == served
-    known = {name for of in VERBS["serve"].params for name in of.opts}
+    known = {name for parameter in VERBS["serve"].params for name in parameter.opts}
     assert set(re.findall(r"`(--[\w-]+)", read(page))) <= known
     for name in re.findall(r"\((\S+\.webp)\)", read(page)) + re.findall(r'src="(\S+\.webp)"', read(page)):
         image = ROOT / "docs" / name

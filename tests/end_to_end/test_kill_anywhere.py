@@ -53,20 +53,20 @@ def trials(folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     assert in_a_child(lambda: pretrain(recipe, folder / "whole")) == 0
     whole, rng = time.monotonic() - began, random.Random(0)
-    found: dict[str, Any] = {"done_when_killed": [], "wrong": []}
+    outcome: dict[str, Any] = {"done_when_killed": [], "wrong": []}
     for trial in range(TRIALS):
         run = folder / f"trial-{trial}"
         step, seconds = STEPS * trial // TRIALS, whole * rng.random() / 4  # the clock of a busy machine is no measure
         kill_in_a_child(
             lambda run=run: pretrain(recipe, run), run, seconds, lambda run=run, step=step: logged(run) >= step
         )
-        found["done_when_killed"].append(max(list_checkpoints(run / "checkpoints"), default=0))
+        outcome["done_when_killed"].append(max(list_checkpoints(run / "checkpoints"), default=0))
         if in_a_child(lambda run=run: pretrain(recipe, run)) or not same_run(run, folder / "whole"):
-            found["wrong"].append(trial)
-    return found
+            outcome["wrong"].append(trial)
+    return outcome
 
 
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_never_stopped(tmp_path):
-    found = trials_apart(trials, tmp_path)
-    assert found["wrong"] == []
-    assert len(set(found["done_when_killed"])) >= 3  # the moments are spread over the training
+    outcome = trials_apart(trials, tmp_path)
+    assert outcome["wrong"] == []
+    assert len(set(outcome["done_when_killed"])) >= 3  # the moments are spread over the training

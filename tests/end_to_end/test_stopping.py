@@ -47,8 +47,8 @@ def test_a_signal_saves_and_says_how_to_go_on(command, corpus, tmp_path, monkeyp
     arguments = ["pretrain", *tiny_recipe(corpus, steps=5), "--out", run]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_log", log_and_signal)
-        found = command(*arguments)
-    assert found == (code, "", "ccmb: stopped at step 3; run the same command again to go on\n")
+        result = command(*arguments)
+    assert result == (code, "", "ccmb: stopped at step 3; run the same command again to go on\n")
     assert list_checkpoints(run / "checkpoints") == [3]
     assert not (run / "model").exists()
     assert command(*arguments).code == 0
@@ -89,9 +89,9 @@ def train_with_an_infinite_loss_on_rank_1(corpus: Path, run: Path) -> str:
 
 
 def test_a_loss_that_is_infinite_on_one_rank_alone_stops_all(corpus, tmp_path):
-    said = run_in_processes(2, train_with_an_infinite_loss_on_rank_1, tmp_path, corpus, tmp_path / "run")
-    assert said[0].startswith("step 0: the loss of another process is not finite")
-    assert said[1].startswith("step 0: the loss is not finite (gcpr inf")
+    messages = run_in_processes(2, train_with_an_infinite_loss_on_rank_1, tmp_path, corpus, tmp_path / "run")
+    assert messages[0].startswith("step 0: the loss of another process is not finite")
+    assert messages[1].startswith("step 0: the loss is not finite (gcpr inf")
 
 
 def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, monkeypatch):
@@ -106,13 +106,15 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(command, corpus, tmp_path, m
     assert (code, out, err.count("\n")) == (1, "", 1)
     for words in ("step 2: the loss is not finite (gcpr nan", "lower optimizer.lr", str(path)):
         assert words in err
-    evidence = read_json(path)
-    assert (evidence["step"], evidence["seed"]) == (2, 7 * 1_000_003 + 2)
-    assert evidence["losses"]["gcpr"] == "nan"
+    nonfinite_step = read_json(path)
+    assert (nonfinite_step["step"], nonfinite_step["seed"]) == (2, 7 * 1_000_003 + 2)
+    assert nonfinite_step["losses"]["gcpr"] == "nan"
     lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     details = {line["image"]: line["details"] for line in lines}
-    assert len(evidence["names"]) == len(evidence["texts"]) == len(evidence["image_ids"]) == 8
-    assert all(text in details[name] for name, text in zip(evidence["names"], evidence["texts"], strict=True))
+    assert len(nonfinite_step["names"]) == len(nonfinite_step["texts"]) == len(nonfinite_step["image_ids"]) == 8
+    assert all(
+        text in details[name] for name, text in zip(nonfinite_step["names"], nonfinite_step["texts"], strict=True)
+    )
 
 
 def test_a_model_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_path):

@@ -66,9 +66,9 @@ def assert_same_end(one: Path, other: Path) -> None:
     kept = ("step", "loss", "gcpr", "fgr", "mlm", "tgd", "fgd", "temperature", "gradient_norm", "lr")
     lines = [[line for _, line in read_json_lines(out / "metrics.jsonl")] for out in (one, other)]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [1, 2, 3, 4]
-    for mine, its in zip(*lines, strict=True):
-        for key in set(kept) & set(mine):
-            assert its[key] == pytest.approx(mine[key], rel=1e-7), (mine["step"], key)
+    for one_line, other_line in zip(*lines, strict=True):
+        for key in set(kept) & set(one_line):
+            assert other_line[key] == pytest.approx(one_line[key], rel=1e-7), (one_line["step"], key)
     weights, others = (load_file(out / "model" / "model.safetensors") for out in (one, other))
     for name, tensor in weights.items():
         assert tensor.dtype == torch.float64

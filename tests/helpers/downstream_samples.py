@@ -142,9 +142,9 @@ def write_ecommerce(folder: Path) -> Path:
 
 def write_imagenet(folder: Path) -> Path:
     for split, number in (("train", 71), ("val", 75)):
-        for place, name in enumerate(("n01440764", "n01443537")):
-            put(folder / split / name / f"{name}_{number}.JPEG", jpeg(number + place))
-            put(folder / split / name / f"{name}_{number + 2}.JPEG", jpeg(number + place + 2))
+        for offset, name in enumerate(("n01440764", "n01443537")):
+            put(folder / split / name / f"{name}_{number}.JPEG", jpeg(number + offset))
+            put(folder / split / name / f"{name}_{number + 2}.JPEG", jpeg(number + offset + 2))
     put(folder / "classes.txt", "n01440764\t丁鲷\nn01443537\t金鱼\t鲫鱼\n".encode())
     put(folder / "templates.txt", "{}的照片。\n一张{}的照片。\n".encode())
     return folder

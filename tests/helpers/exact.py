@@ -32,11 +32,11 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def assert_same(found: Any, expected: Any, msg: Any = None) -> None:
+def assert_same(result: Any, expected: Any, msg: Any = None) -> None:
     """Equal to 1e-10, of the value or absolutely, and both float64 where they are tensors of floats."""
     for value in _tensors(expected):
         assert not value.is_floating_point() or value.dtype == torch.float64, f"{value.dtype} proves nothing"
-    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE, msg=msg)
+    torch.testing.assert_close(result, expected, rtol=TOLERANCE, atol=TOLERANCE, msg=msg)
 
 
 def same(expected: Any) -> Any:

@@ -61,7 +61,7 @@ def parse(line: str) -> tuple[str, dict[str, object]]:
         Exception: of the command line, where verb, option or value does not exist.
     """
     words = shlex.split(line)
-    words = words[next(place for place, word in enumerate(words) if word.endswith("ccmb")) + 1 :]
+    words = words[next(index for index, word in enumerate(words) if word.endswith("ccmb")) + 1 :]
     length = 1 if words[0] in VERBS else 2
     verb = " ".join(words[:length])
     return verb, VERBS[verb].make_context(verb, words[length:]).params

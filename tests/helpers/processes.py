@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccmb.cli import main as cli
-from ccmb.training.distributed import meet, process_group, world
+from ccmb.training.distributed import barrier, process_group, world
 
 _SECONDS = 600  # after which a process is given up
 
@@ -91,12 +91,12 @@ def ccmb(*words: object, prepare: Callable[[], None] | None = None, processes: i
 
 def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list[Ended]:
     with tempfile.TemporaryDirectory() as folder:
-        said = [Path(folder) / str(number) for number in range(len(calls))]
+        outputs = [Path(folder) / str(number) for number in range(len(calls))]
         started = [
             forking().Process(
                 target=_apart, args=(function, arguments, path, torch.get_default_dtype(), torch.get_num_threads())
             )
-            for (function, arguments), path in zip(calls, said, strict=True)
+            for (function, arguments), path in zip(calls, outputs, strict=True)
         ]
         for process in started:
             process.start()
@@ -109,14 +109,14 @@ def _run(calls: Sequence[tuple[Callable[..., object], tuple[Any, ...]]]) -> list
         assert not late, f"no end after {_SECONDS} seconds"
         return [
             Ended(process.exitcode or 0, path.read_text(encoding="utf-8"))
-            for process, path in zip(started, said, strict=True)
+            for process, path in zip(started, outputs, strict=True)
         ]
 
 
 def _apart(
-    function: Callable[..., object], arguments: tuple[Any, ...], said: Path, dtype: torch.dtype, threads: int
+    function: Callable[..., object], arguments: tuple[Any, ...], output: Path, dtype: torch.dtype, threads: int
 ) -> None:
-    for number, path in ((1, os.devnull), (2, str(said))):
+    for number, path in ((1, os.devnull), (2, str(output))):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
@@ -143,7 +143,7 @@ class Arrivals(TorchDispatchMode):
 
     def elements(self, dtype: torch.dtype) -> int:
         """Of all tensors of a type."""
-        return sum(count for count, of in self.seen if of == dtype)
+        return sum(count for count, seen_dtype in self.seen if seen_dtype == dtype)
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         result = function(*arguments, **(keywords or {}))
@@ -174,7 +174,7 @@ def _rank(
     torch.set_default_dtype(dtype)
     os.environ |= _as_rank(rank, count, port)
     with process_group():
-        meet()  # a function that sends nothing could else be over before the others have found rank 0
+        barrier()  # a function that sends nothing could else be over before the others have found rank 0
         torch.save(function(*arguments), folder / f"rank-{world().rank}.pt")
 
 

@@ -24,24 +24,25 @@ def load(name: str, *overrides: object) -> FinetuneRecipe:
 
 def write_sample(name: str, folder: Path) -> Path:
     """The set's sample with at least two images in its training split."""
-    place = WRITERS[name](folder)
+    dataset = WRITERS[name](folder)
     if name == "flickr30k-cna":
-        _append(place / "train" / "flickr30k_cna_train.txt", "14.jpg#0\t一只猫\n".encode())
-        put(place / "flickr30k-images" / "14.jpg", jpeg(14))
+        _append(dataset / "train" / "flickr30k_cna_train.txt", "14.jpg#0\t一只猫\n".encode())
+        put(dataset / "flickr30k-images" / "14.jpg", jpeg(14))
     elif name == "flickr30k-cn":
         _append(
-            place / "zhbbosontrain" / "seg.flickr30kzhbbosontrain.caption.txt", "24.jpg#zhb#0 一:m 只:q 猫:n\n".encode()
+            dataset / "zhbbosontrain" / "seg.flickr30kzhbbosontrain.caption.txt",
+            "24.jpg#zhb#0 一:m 只:q 猫:n\n".encode(),
         )
-        put(place / "images" / "24.jpg", jpeg(24))
+        put(dataset / "images" / "24.jpg", jpeg(24))
     elif name == "coco-cn":
-        _append(place / "imageid.human-written-caption.txt", "\nCOCO_train2014_000000000034#zhc#0\t一只猫".encode())
-        _append(place / "coco-cn_train.txt", b"COCO_train2014_000000000034\n")
-        put(place / "images" / "train2014" / "COCO_train2014_000000000034.jpg", jpeg(34))
+        _append(dataset / "imageid.human-written-caption.txt", "\nCOCO_train2014_000000000034#zhc#0\t一只猫".encode())
+        _append(dataset / "coco-cn_train.txt", b"COCO_train2014_000000000034\n")
+        put(dataset / "images" / "train2014" / "COCO_train2014_000000000034.jpg", jpeg(34))
     elif name == "flickr8k-cn":
         row = {"image": "83.jpg", "split": "train", "captions": ["一只猫"], "mt_baidu": ["一只小猫"]}
-        _append(place / "captions.jsonl", lines(row))
-        put(place / "images" / "83.jpg", jpeg(83))
-    return place
+        _append(dataset / "captions.jsonl", lines(row))
+        put(dataset / "images" / "83.jpg", jpeg(83))
+    return dataset
 
 
 def _append(path: Path, data: bytes) -> None:

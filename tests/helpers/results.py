@@ -56,7 +56,7 @@ def result(
         seed=0,
         draws=100,
         retrieval=retrieval_of_ranks(ways, gallery, settings),
-        drawn_with=image_of_text.tolist(),
+        resampling_unit=image_of_text.tolist(),
         commit="abc",
         hardware={},
         seconds={},
@@ -83,7 +83,7 @@ def around(section: str, value: Matching | Classification | Captioning, name: st
         "depth": None,
         "seed": 0,
         "draws": 50,
-        "drawn_with": list(range(COUNT)),
+        "resampling_unit": list(range(COUNT)),
         "commit": "abc",
         "hardware": {},
         "seconds": {},
@@ -104,7 +104,7 @@ def matching(model: str, strength: float, ranks: bool = True, seed: int = 0) -> 
     section = Matching(
         **matching_report(scores, 1.0, draws=50),
         labels=label.tolist(),
-        scores={stage: of.tolist() for stage, of in by_stage.items()},  # type: ignore[misc]
+        scores={stage: values.tolist() for stage, values in by_stage.items()},  # type: ignore[misc]
     )
     measured = Measured(name=model, kind="R2D2", fingerprint=model, context_length=24, stages=2 if ranks else 1)
     return around("matching", section, model, model=measured)

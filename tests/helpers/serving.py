@@ -19,7 +19,8 @@ import uvicorn
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
-from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult
+from ccmb.search.filters import compile_conditions
+from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult, Test
 from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Client, Keys
@@ -67,15 +68,15 @@ class FakeIndex:
         ranks, last = query.rank and query.text is not None, max(1, len(passing) - 1)
         hits = [
             Hit(
-                key=key, name=name, source=SECRET, cosine=0.9 - 0.5 * place / last, place=place + 1, fields=fields,
-                score=1 + place / last if ranks else 0.9 - 0.5 * place / last,
-                match=place / last if ranks else None, probability=place / last if ranks else None,
+                key=key, name=name, source=SECRET, cosine=0.9 - 0.5 * index / last, fields=fields,
+                first_stage_rank=index + 1,
+                score=1 + index / last if ranks else 0.9 - 0.5 * index / last,
+                match=index / last if ranks else None, probability=index / last if ranks else None,
             )
-            for place, (key, name, fields) in enumerate(passing)
+            for index, (key, name, fields) in enumerate(passing)
         ]  # fmt: skip
         hits.sort(key=lambda hit: -hit.score)
-        minimum = query.min_probability
-        kept = [hit for hit in hits if minimum is None or (hit.probability or 0) >= minimum]
+        kept = [hit for hit in hits if (hit.probability or 0) >= (query.min_probability or 0)]
         end = query.offset + query.k
         seconds = {"encode": 0.001, "pre_ranking": 0.002, "ranking": 0.003}
         return SearchResult(
@@ -100,6 +101,9 @@ class FakeIndex:
 
     def fields_known(self) -> dict[str, type]:
         return {"folder": str, "width": int}
+
+    def compile_where(self, where: Sequence[Condition]) -> tuple[Test, ...]:
+        return compile_conditions(where, self.fields_known())
 
     def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
         return self._keep(name, Image.open(io.BytesIO(data)).convert("RGB"), fields)

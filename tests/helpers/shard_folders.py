@@ -59,7 +59,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 def open_folder(
     folder: Path | str,
     batch: int,
-    lanes: int,
+    streams: int,
     buffer: int = 5,
     seed: int = 0,
     rank: int = 0,
@@ -70,7 +70,7 @@ def open_folder(
     shards = find_shards([str(folder)])
     if sizes is not None:
         shards = [replace(shard, samples=size) for shard, size in zip(shards, sizes, strict=False)]
-    order = StreamOrder(tuple(shard.samples or 0 for shard in shards), batch, lanes, buffer, seed)
+    order = StreamOrder(tuple(shard.samples or 0 for shard in shards), batch, streams, buffer, seed)
     return ShardStream(shards, order, ["texts"], None, Augmentation(flip=True, min_crop_scale=0.5), seed, rank, world)
 
 

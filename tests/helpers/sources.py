@@ -141,8 +141,8 @@ def assert_arrived(tower: hf.PreTrainedModel, folder: Path, prefix: str = "") ->
     file, again = load_file(folder / "model.safetensors"), load_file(folder / "again" / "model.safetensors")
     assert len(again) == len(tower.state_dict())
     assert all(torch.equal(tensor, file[prefix + name]) for name, tensor in again.items())
-    rest = {name.removeprefix(prefix) for name in file if name.startswith(prefix)} - set(again)
-    assert all(name.startswith(("pooler.", "cls.")) for name in rest)
+    left_over = {name.removeprefix(prefix) for name in file if name.startswith(prefix)} - set(again)
+    assert all(name.startswith(("pooler.", "cls.")) for name in left_over)
 
 
 def outputs(model: R2D2Model, processor: R2D2Processor) -> list[Tensor]:

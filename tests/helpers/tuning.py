@@ -34,9 +34,9 @@ def save_pairs(folder: Path, splits: tuple[str, ...] = ("train", "val", "test"),
     rng, lines = np.random.default_rng(0), []
     for split in splits:
         shown = list(zip(tiny_images(len(TEXTS)), TEXTS, strict=True)) * (copies if split == "train" else 1)
-        for place, (image, text) in enumerate(shown):
+        for index, (image, text) in enumerate(shown):
             noisy = np.asarray(image) + rng.integers(-15, 15, np.asarray(image).shape)
-            name = f"{split}-{place}.png"
+            name = f"{split}-{index}.png"
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
             line = {"image": name, "split": split, "texts": [text, text[2:]], "words": text[:4]}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
@@ -84,9 +84,9 @@ def save_labelled(folder: Path) -> Path:
     save_pairs(folder)
     lines = []
     for line in map(json.loads, (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()):
-        place = TEXTS.index(line["texts"][0])
+        index = TEXTS.index(line["texts"][0])
         for step, label in ((0, 1), (3, 0)):
             about = {"image": line["image"], "split": line["split"], "label": label}
-            lines.append(json.dumps(about | {"text": TEXTS[(place + step) % len(TEXTS)]}, ensure_ascii=False) + "\n")
+            lines.append(json.dumps(about | {"text": TEXTS[(index + step) % len(TEXTS)]}, ensure_ascii=False) + "\n")
     (folder / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder

@@ -17,7 +17,7 @@ from tests.helpers.tiny import tiny_batch, tiny_model
 pytestmark = PROOFS
 
 
-def unit(count: int, seed: int, dim: int = 4) -> Tensor:
+def unit_rows(count: int, seed: int, dim: int = 4) -> Tensor:
     return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
@@ -28,7 +28,7 @@ def unit(count: int, seed: int, dim: int = 4) -> Tensor:
 def test_queue_holds_the_latest_features_with_weights_by_age(size: int, batches: list[int]) -> None:
     queue, history = FeatureQueue(size, 4, decay=0.5), []
     for step, count in enumerate(batches):
-        image, text, ids = unit(count, 2 * step), unit(count, 2 * step + 1), torch.arange(count) + 10 * step
+        image, text, ids = unit_rows(count, 2 * step), unit_rows(count, 2 * step + 1), torch.arange(count) + 10 * step
         queue.push(image, text, ids)
         history += [(step, *item) for item in zip(image, text, ids, strict=True)]
     # From the oldest slot on, the queue reads like the end of the history.
@@ -49,7 +49,7 @@ def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> N
     for step in range(3):
         ids = torch.tensor([10 * step, 10 * step + 1])
         seen.append(weighted_targets(ids, ids, queue)[1].tolist())
-        queue.push(unit(2, step), unit(2, step + 9), ids)
+        queue.push(unit_rows(2, step), unit_rows(2, step + 9), ids)
     assert seen[0] == [1, 1, 0, 0, 0, 0, 0, 0]
     assert seen[1] == same([1, 1, 0.99, 0.99, 0, 0, 0, 0])
     assert seen[2] == same([1, 1, 0.99**2, 0.99**2, 0.99, 0.99, 0, 0])
@@ -61,8 +61,8 @@ def test_features_one_step_old_weigh_the_decay_and_those_of_the_batch_one() -> N
 def filled_queue() -> FeatureQueue:
     """Five slots, four of them written: images 7 and 1 two steps ago, 8 and 1 one step ago."""
     queue = FeatureQueue(5, 4, decay=0.5)
-    queue.push(unit(2, 10), unit(2, 11), torch.tensor([7, 1]))
-    queue.push(unit(2, 12), unit(2, 13), torch.tensor([8, 1]))
+    queue.push(unit_rows(2, 10), unit_rows(2, 11), torch.tensor([7, 1]))
+    queue.push(unit_rows(2, 12), unit_rows(2, 13), torch.tensor([8, 1]))
     return queue
 
 
@@ -79,7 +79,7 @@ def plain_tgd(
         (text, teacher_text, [*teacher_image, *(entry[0] for entry in queue)]),
     ):
         for i in range(count):
-            mine = [w * (student[i].dot(c) / temperature).exp() for w, c in zip(weights, columns, strict=True)]
+            exponentials = [w * (student[i].dot(c) / temperature).exp() for w, c in zip(weights, columns, strict=True)]
             its = [
                 w * float((teacher[i].dot(c) / temperature.detach()).exp())
                 for w, c in zip(weights, columns, strict=True)
@@ -87,7 +87,7 @@ def plain_tgd(
             mass = [w * (column == ids[i]) for w, column in zip(weights, column_ids, strict=True)]
             for j in range(len(columns)):
                 target = alpha * its[j] / sum(its) + (1 - alpha) * mass[j] / sum(mass)
-                total = total - target * (mine[j] / sum(mine)).log() / (2 * count)
+                total = total - target * (exponentials[j] / sum(exponentials)).log() / (2 * count)
     return total
 
 
@@ -100,8 +100,8 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
         for i in range(5)
         if queue.weight[i] > 0
     ]
-    students = [unit(len(ids), 0).requires_grad_(), unit(len(ids), 1).requires_grad_()]
-    teachers = [unit(len(ids), 2), unit(len(ids), 3)]
+    students = [unit_rows(len(ids), 0).requires_grad_(), unit_rows(len(ids), 1).requires_grad_()]
+    teachers = [unit_rows(len(ids), 2), unit_rows(len(ids), 3)]
     temperature = torch.tensor(0.3, requires_grad=True)
     inputs = [*students, temperature]
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
@@ -122,7 +122,7 @@ def test_tgd_and_its_gradients_equal_the_plain_sum(ids: list[int], alpha: float,
 
 
 def test_empty_entries_count_for_nothing_even_at_the_lowest_temperature() -> None:
-    student, teacher, ids = unit(2, 0), -unit(2, 0), torch.arange(2)
+    student, teacher, ids = unit_rows(2, 0), -unit_rows(2, 0), torch.arange(2)
     losses = [
         tgd_loss(
             student,
@@ -146,7 +146,7 @@ def test_labels_reach_queued_features_of_the_same_image_by_weight() -> None:
 
 
 def test_nothing_flows_into_the_teacher() -> None:
-    student, teacher = unit(2, 0).requires_grad_(), unit(2, 1).requires_grad_()
+    student, teacher = unit_rows(2, 0).requires_grad_(), unit_rows(2, 1).requires_grad_()
     loss = tgd_loss(
         student,
         student,
@@ -165,7 +165,7 @@ def test_nothing_flows_into_the_teacher() -> None:
 
 
 def test_fgd_and_its_gradient_equal_one_minus_the_mean_cosine() -> None:
-    student, teacher = unit(3, 0).requires_grad_(), unit(3, 1)
+    student, teacher = unit_rows(3, 0).requires_grad_(), unit_rows(3, 1)
     doubles = student.detach().double().requires_grad_()
     plain = sum((1 - s.dot(t) for s, t in zip(doubles, teacher.double(), strict=True)), torch.zeros(())) / 3
     loss = fgd_loss(student, teacher)

@@ -22,10 +22,10 @@ from ccmb.objectives.collate import Collate
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import FeatureQueue, teacher_agreement, tgd_loss
 from ccmb.objectives.positives import among, identities, token_numbers
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import draw_pairs, fgr_loss
-from ccmb.training.distributed import gather, total, world
+from ccmb.training.distributed import all_reduce_sum, gather, world
 from tests.helpers.processes import run_in_processes
 from tests.helpers.shard_folders import open_folder, write_pairs
 from tests.helpers.tiny import SIZE, TEXTS, tiny_batch, tiny_model, tiny_processor
@@ -45,7 +45,7 @@ TEXTS_OF_IMAGES = [
 def batch_of(samples: list[Sample] = SAMPLES, shown: tuple[str, ...] = SHOWN) -> Batch:
     """The batch that training would make of these samples when it draws these texts."""
     pixels = np.random.default_rng(0).integers(0, 255, (len(samples), SIZE, SIZE, 3)).astype(np.uint8)
-    items = [(pixels[place], text, place) for place, text in enumerate(shown)]
+    items = [(pixels[index], text, index) for index, text in enumerate(shown)]
     batch, unreadable = Collate(tiny_processor(), samples)(items)  # type: ignore[arg-type]
     assert batch is not None
     assert not unreadable
@@ -92,21 +92,21 @@ def test_texts_of_equal_tokens_are_equal_where_nobody_says() -> None:
     ]
 
 
-def unit(*shape: int, seed: int = 0) -> Tensor:
+def unit_rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 def test_gcpr_shares_the_mass_among_equal_texts() -> None:
     """By hand: each row's target is even over what fits, and the two ways are each other's transpose."""
-    known, image, text = identities(batch_of()), unit(4, 8).double(), unit(4, 8, seed=1).double()
+    known, image, text = identities(batch_of()), unit_rows(4, 8).double(), unit_rows(4, 8, seed=1).double()
     fits = torch.tensor(TEXTS_OF_IMAGES).double()
     expected = torch.zeros((), dtype=torch.double)
     for rows, columns, positives in ((image, text, fits), (text, image, fits.T)):
         log_probability = (rows @ columns.T / 0.1).log_softmax(1)
         expected -= (positives / positives.sum(1, keepdim=True) * log_probability).sum(1).mean() / 2
-    targets = even_targets(known.texts_of_images()), even_targets(known.images_of_texts())
-    found = gcpr_loss(image, text, torch.tensor(0.1), targets[0], image_targets_RB=targets[1])
-    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    targets = multi_positive_targets(known.texts_of_images()), multi_positive_targets(known.images_of_texts())
+    loss = gcpr_loss(image, text, torch.tensor(0.1), targets[0], image_targets_RB=targets[1])
+    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_batch_of_one_text_has_nothing_to_learn_instead_of_ln_2() -> None:
@@ -147,9 +147,9 @@ def test_fgr_never_draws_an_equal_text_or_its_image() -> None:
 def test_tgd_knows_equal_texts_of_the_batch_and_of_the_queue() -> None:
     """With alpha 0 the targets are the labels: by hand, over a queue that holds text b of another image."""
     known, queue = identities(batch_of()), FeatureQueue(3, 8, decay=1.0).double()
-    queue.push(unit(3, 8, seed=5).double(), unit(3, 8, seed=6).double(), torch.tensor([7, 8, 0]),
+    queue.push(unit_rows(3, 8, seed=5).double(), unit_rows(3, 8, seed=6).double(), torch.tensor([7, 8, 0]),
                torch.tensor([text_id(B), text_id("别的"), text_id(A)]))  # fmt: skip
-    image, text, all_image, all_text = (unit(4, 8, seed=seed).double() for seed in range(4))
+    image, text, all_image, all_text = (unit_rows(4, 8, seed=seed).double() for seed in range(4))
     b, another = 1, 0
     queued_texts = [
         [b, another, 1],
@@ -165,10 +165,10 @@ def test_tgd_knows_equal_texts_of_the_batch_and_of_the_queue() -> None:
         (image, torch.cat([all_text, queue.text]), fits, queued_texts),
         (text, torch.cat([all_image, queue.image]), fits.T, queued_images),
     ):
-        every = torch.cat([positives, torch.tensor(queued)], 1).double()
+        all_positives = torch.cat([positives, torch.tensor(queued)], 1).double()
         log_probability = (rows @ columns.T / 0.2).log_softmax(1)
-        expected -= (every / every.sum(1, keepdim=True) * log_probability).sum(1).mean() / 2
-    found = tgd_loss(
+        expected -= (all_positives / all_positives.sum(1, keepdim=True) * log_probability).sum(1).mean() / 2
+    loss = tgd_loss(
         image,
         text,
         teacher_image_BD=all_image,
@@ -179,7 +179,7 @@ def test_tgd_knows_equal_texts_of_the_batch_and_of_the_queue() -> None:
         alpha=0.0,
         known=known,
     )
-    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_checkpoint_from_before_has_a_queue_of_unknown_texts() -> None:
@@ -221,7 +221,7 @@ def two_steps() -> dict[str, Tensor]:
         losses, _ = training.losses(batch, 0.5, torch.Generator().manual_seed(seed))
     known, queue = identities(batch), training.queue
     assert queue is not None
-    return {name: total(loss.detach()) / ranks for name, loss in losses.items()} | {
+    return {name: all_reduce_sum(loss.detach()) / ranks for name, loss in losses.items()} | {
         "texts of images": gather(known.texts_of_images()),
         "images of texts": gather(known.images_of_texts()),
         "queued texts": queue.text_ids.clone(),

@@ -69,10 +69,10 @@ def test_a_step_of_the_towers_alone(flops):
 
 
 def test_the_teacher_costs_its_forward_pass_and_joins_in_time(flops):
-    of = flops(gcpr=True, tgd={"start_at": 0.5})
+    count_flops = flops(gcpr=True, tgd={"start_at": 0.5})
     towers = sum(IMAGE + text(tokens) for tokens in LENGTHS)
-    assert of(LENGTHS, 40, 0.4) == 3 * towers
-    assert of(LENGTHS, 40, 0.5) == 4 * towers
+    assert count_flops(LENGTHS, 40, 0.4) == 3 * towers
+    assert count_flops(LENGTHS, 40, 0.5) == 4 * towers
 
 
 def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():
@@ -82,17 +82,17 @@ def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():
 
 
 def test_fgr_costs_both_cross_encoders(flops):
-    of, tokens = flops(gcpr=True, fgr={"batch_share": 0.5}), 9
+    count_flops, tokens = flops(gcpr=True, fgr={"batch_share": 0.5}), 9
     towers = COUNT * (IMAGE + text(tokens))
-    assert of([tokens] * COUNT, 40, 0.0) == 3 * (towers + both(tokens, rows=2, count=COUNT))
+    assert count_flops([tokens] * COUNT, 40, 0.0) == 3 * (towers + both(tokens, rows=2, count=COUNT))
 
 
 def test_mlm_costs_the_masked_text_its_reading_and_its_words(flops):
-    of, tokens, words = flops(gcpr=True, mlm={"probability": 0.25}), 9, 40
+    count_flops, tokens, words = flops(gcpr=True, mlm={"probability": 0.25}), 9, 40
     vocabulary = tiny_config().text_config.vocab_size
     masked = COUNT * text(tokens) + cross(tokens, S, COUNT, COUNT, COUNT, COUNT)
     head = 0.25 * words * (linear(1, W, W) + linear(1, W, vocabulary))
-    assert of([tokens] * COUNT, words, 0.0) == 3 * (COUNT * (IMAGE + text(tokens)) + masked + head)
+    assert count_flops([tokens] * COUNT, words, 0.0) == 3 * (COUNT * (IMAGE + text(tokens)) + masked + head)
 
 
 def test_in_enhanced_training_fgr_and_mlm_share_a_pass(flops):
@@ -105,8 +105,8 @@ def test_in_enhanced_training_fgr_and_mlm_share_a_pass(flops):
 
 
 def test_the_quadratic_is_exact_at_lengths_it_was_not_fitted_to(flops):
-    of = flops(gcpr=True)
-    assert of.text.sum([24]) == text(24)
+    count_flops = flops(gcpr=True)
+    assert count_flops.text.sum([24]) == text(24)
     assert Quadratic.through(lambda t: 5 + 3 * t + 2 * t**2) == Quadratic(5, 3, 2)
 
 
@@ -118,12 +118,12 @@ def test_the_log_of_a_run_says_how_well_the_machine_is_used(monkeypatch):
     meter = Meter(task, TrainingRecipe(steps=10, peak_tflops=1e-3), torch.device("cpu"))
     batches = meter.watch([batch] * 3, 0)
     assert next(batches) is next(batches) is batch
-    found = meter.read()
+    metrics = meter.read()
     real = int(batch.attention_mask.sum())
-    assert found["data_wait"] == 0.5
-    assert found["padding"] == round(1 - real / batch.attention_mask.numel(), 4)
-    assert found["mfu"] == pytest.approx(2 * task.flops(batch, 0.0) / (10 * 1e9), abs=1e-4)
-    assert 0.1 < found["memory_gb"] < 64
+    assert metrics["data_wait"] == 0.5
+    assert metrics["padding"] == round(1 - real / batch.attention_mask.numel(), 4)
+    assert metrics["mfu"] == pytest.approx(2 * task.flops(batch, 0.0) / (10 * 1e9), abs=1e-4)
+    assert 0.1 < metrics["memory_gb"] < 64
 
 
 def test_mfu_is_left_out_where_the_peak_is_not_known(monkeypatch):
@@ -156,9 +156,9 @@ def test_the_log_says_how_far_the_teacher_agrees_once_it_has_joined():
 
 
 def test_counting_takes_no_time_worth_speaking_of(flops):
-    of = flops(gcpr=True, fgr=True, mlm=True, tgd=True, fgd=True)
-    of(LENGTHS, 40, 0.0)
+    count_flops = flops(gcpr=True, fgr=True, mlm=True, tgd=True, fgd=True)
+    count_flops(LENGTHS, 40, 0.0)
     began = time.process_time()  # of this process alone: the machine may be busy
     for _ in range(100):
-        of(LENGTHS * 32, 40, 0.0)
+        count_flops(LENGTHS * 32, 40, 0.0)
     assert time.process_time() - began < 5

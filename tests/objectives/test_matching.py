@@ -16,8 +16,8 @@ from ccmb.core.errors import UsageError
 from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.matching import Matching, MatchingLoss, MatchingOptions, labelled_gcpr_loss, matching_loss
 from ccmb.objectives.pretraining import sharding_units
-from ccmb.training.distributed import total, world
-from ccmb.training.parallel import parallelise, put_together
+from ccmb.training.distributed import all_reduce_sum, world
+from ccmb.training.parallel import put_together, wrap
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.processes import run_in_processes
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
@@ -32,7 +32,7 @@ LABELS = [1, 1, 0, 0, 1, 1]
 
 def labelled_batch() -> LabelledBatch:
     processor = tiny_processor()
-    encoded = processor.texts([TEXTS[said] for said in SAID])
+    encoded = processor.texts([TEXTS[text_index] for text_index in SAID])
     shown = torch.tensor(SHOWN)
     return LabelledBatch(
         pixel_values=processor.images(tiny_images(4)),
@@ -43,7 +43,7 @@ def labelled_batch() -> LabelledBatch:
         image_ids=shown,
         text_ids=torch.tensor(SAID),
         names=tuple(map(str, SHOWN)),
-        texts=tuple(TEXTS[said] for said in SAID),
+        texts=tuple(TEXTS[text_index] for text_index in SAID),
     )
 
 
@@ -71,8 +71,8 @@ pairs = st.lists(st.tuples(logits, logits, st.integers(0, 1)), min_size=1, max_s
 def test_the_loss_is_that_of_a_plain_loop(pairs: list[Any], kind: MatchingLoss) -> None:
     first, second = (torch.tensor([pair[head] for pair in pairs]) for head in (0, 1))
     labels = [pair[2] for pair in pairs]
-    found = float(matching_loss(first, second, torch.tensor(labels), kind))
-    assert found == same(plain_loss(first, second, labels, kind))
+    loss = float(matching_loss(first, second, torch.tensor(labels), kind))
+    assert loss == same(plain_loss(first, second, labels, kind))
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "official"])
@@ -83,14 +83,14 @@ def test_the_gradient_is_that_of_finite_differences(kind: MatchingLoss) -> None:
     matching_loss(both[0], both[1], torch.tensor(labels), kind).backward()
     assert both.grad is not None
     step = 1e-4
-    for place in range(both.numel()):
+    for index in range(both.numel()):
         values = []
         for sign in (1, -1):
             moved = both.detach().clone().flatten()
-            moved[place] += sign * step
+            moved[index] += sign * step
             values.append(plain_loss(*moved.view(2, 5, 2), labels, kind))
         slope = (values[0] - values[1]) / (2 * step)
-        assert float(both.grad.flatten()[place]) == pytest.approx(slope, abs=1e-7)  # step^2, and rounding by it
+        assert float(both.grad.flatten()[index]) == pytest.approx(slope, abs=1e-7)  # step^2, and rounding by it
 
 
 def test_the_likelihood_stays_finite_and_pulls_where_the_official_loss_does_not() -> None:
@@ -116,7 +116,7 @@ def test_gcpr_of_labelled_pairs_is_that_of_a_plain_loop() -> None:
     with torch.no_grad():
         image = model.encode_image(batch.pixel_values).embed[batch.image_index]
         text = model.encode_text(batch.input_ids, batch.attention_mask).embed
-        found = labelled_gcpr_loss(
+        loss = labelled_gcpr_loss(
             image,
             text,
             model.temperature,
@@ -124,26 +124,28 @@ def test_gcpr_of_labelled_pairs_is_that_of_a_plain_loop() -> None:
             image_ids_B=batch.image_ids,
             text_ids_B=batch.text_ids,
         )
-    fits = {(shown_image, said) for shown_image, said, label in zip(SHOWN, SAID, LABELS, strict=True) if label}
+    fits = {
+        (shown_image, text_index) for shown_image, text_index, label in zip(SHOWN, SAID, LABELS, strict=True) if label
+    }
     sums = []
-    for row, (shown_image, said, label) in enumerate(zip(SHOWN, SAID, LABELS, strict=True)):
+    for row, (shown_image, text_index, label) in enumerate(zip(SHOWN, SAID, LABELS, strict=True)):
         if not label:
             continue
         for own, others, right in (
             (
                 image,
                 text,
-                [said == t or (shown_image == p and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
+                [text_index == t or (shown_image == p and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
             ),
             (
                 text,
                 image,
-                [shown_image == p or (said == t and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
+                [shown_image == p or (text_index == t and (p, t) in fits) for p, t in zip(SHOWN, SAID, strict=True)],
             ),
         ):
             chances = softmax((own[row] @ others.T / model.temperature.detach()).tolist())
             sums.append(-sum(math.log(c) for c, fit in zip(chances, right, strict=True) if fit) / sum(right))
-    assert float(found) == same(sum(sums) / len(sums))
+    assert float(loss) == same(sum(sums) / len(sums))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 99])
@@ -204,16 +206,16 @@ SETTINGS = {
 def _step(options: MatchingOptions, chunk: int | None = None, strategy: Any = "ddp") -> dict[str, Tensor]:
     """Losses and gradients of one step."""
     matching = Matching(tiny_model(), options, chunk)
-    module = parallelise(matching, strategy, sharding_units(matching.model))
+    module = wrap(matching, strategy, sharding_units(matching.model))
     batch = labelled_batch()
     if world().size > 1:  # unequally many matches and images on the two
         batch = batch.rows([[0, 1, 2], [3, 4, 5]][world().rank])
     losses, _ = module(batch, 0.0, None)
     matching.total(losses).backward()
     module.after_backward()
-    found = {f"loss {name}": total(loss) / world().size for name, loss in losses.items()}
+    result = {f"loss {name}": all_reduce_sum(loss) / world().size for name, loss in losses.items()}
     trained = ((name, parameter.grad) for name, parameter in matching.named_parameters())
-    return found | {name: put_together(grad).clone() for name, grad in trained if grad is not None}
+    return result | {name: put_together(grad).clone() for name, grad in trained if grad is not None}
 
 
 def all_settings() -> dict[str, dict[str, Tensor]]:
@@ -227,8 +229,8 @@ def all_settings() -> dict[str, dict[str, Tensor]]:
 def test_two_processes_compute_what_one_computes_on_the_joined_batch(tmp_path: Path) -> None:
     one = {name: _step(options) for name, options in SETTINGS.items()}
     for rank in run_in_processes(2, all_settings, tmp_path):
-        for key, found in rank.items():
+        for key, result in rank.items():
             expected = one[key.partition(" ")[2]]
-            assert found.keys() == expected.keys()
+            assert result.keys() == expected.keys()
             for name, value in expected.items():
-                assert_same(found[name], value, lambda text, key=key, name=name: f"{key}, {name}: {text}")
+                assert_same(result[name], value, lambda text, key=key, name=name: f"{key}, {name}: {text}")

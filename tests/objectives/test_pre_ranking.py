@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity, soft_cross_entropy
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity, soft_cross_entropy
 from tests.helpers.exact import PROOFS, assert_same
 
 pytestmark = PROOFS
@@ -34,7 +34,7 @@ def test_loss_and_gradients_equal_the_plain_sum(ids: list[int], seed: int) -> No
     generator = torch.Generator().manual_seed(seed)
     image, text = (F.normalize(torch.randn(len(ids), 5, generator=generator), dim=1) for _ in range(2))
     inputs = [image.requires_grad_(), text.requires_grad_(), torch.tensor(0.2, requires_grad=True)]
-    loss = gcpr_loss(*inputs, even_targets(same_image(torch.tensor(ids))))
+    loss = gcpr_loss(*inputs, multi_positive_targets(positive_mask(torch.tensor(ids))))
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     plain = plain_gcpr(*doubles, ids)
     assert_same(loss.double(), plain)
@@ -44,7 +44,7 @@ def test_loss_and_gradients_equal_the_plain_sum(ids: list[int], seed: int) -> No
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
 def test_positives_share_a_row_evenly(ids: list[int]) -> None:
-    targets = even_targets(same_image(torch.tensor(ids)))
+    targets = multi_positive_targets(positive_mask(torch.tensor(ids)))
     for i, row in enumerate(targets.tolist()):
         for j, value in enumerate(row):
             assert math.isclose(value, (ids[i] == ids[j]) / ids.count(ids[i]), rel_tol=1e-6)
@@ -71,16 +71,16 @@ def test_similarities_stay_float32_under_autocast() -> None:
 def test_spared_columns_count_for_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     image, text = (torch.nn.functional.normalize(torch.randn(4, 5, generator=generator), dim=1) for _ in range(2))
-    spared = torch.zeros(4, 4, dtype=torch.bool)
-    spared[0, 1] = spared[1, 0] = True
+    ignore_mask = torch.zeros(4, 4, dtype=torch.bool)
+    ignore_mask[0, 1] = ignore_mask[1, 0] = True
     temperature, targets = torch.tensor(0.2), torch.eye(4)
-    loss = gcpr_loss(image, text, temperature, targets, spared_RB=spared)
+    loss = gcpr_loss(image, text, temperature, targets, ignore_mask_RB=ignore_mask)
     rows = []
-    for mine, every in ((image, text), (text, image)):
+    for queries, columns in ((image, text), (text, image)):
         for row in range(4):
-            kept = [column for column in range(4) if not spared[row, column]]
-            logits = mine[row] @ every[kept].T / temperature
+            kept = [column for column in range(4) if not ignore_mask[row, column]]
+            logits = queries[row] @ columns[kept].T / temperature
             rows.append(-logits.log_softmax(0)[kept.index(row)])
     assert_same(loss, torch.stack(rows).mean())
-    chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, spared_RB=spared)
+    chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, ignore_mask_RB=ignore_mask)
     assert_same(chunked, loss)

@@ -218,15 +218,15 @@ def test_an_unknown_key_is_refused() -> None:
 
 
 def test_spared_twins_are_negatives_of_fgr_alone() -> None:
-    batch = replace(tiny_batch(4), twin_ids=torch.tensor([0, 0, 1, 1]))
+    batch = replace(tiny_batch(4), swapped_ids=torch.tensor([0, 0, 1, 1]))
 
     def losses(spare: bool) -> dict[str, Tensor]:
         return pretraining(gcpr={"ignore_swapped": spare}).losses(batch, 0.0, seeded())[0]
 
-    spared, plain = losses(True), losses(False)
-    assert spared["gcpr"] < plain["gcpr"]
-    assert spared["tgd"] < plain["tgd"]
+    ignoring, plain = losses(True), losses(False)
+    assert ignoring["gcpr"] < plain["gcpr"]
+    assert ignoring["tgd"] < plain["tgd"]
     for name in ("fgr", "mlm", "fgd"):
-        assert spared[name] == plain[name]
-    everything = replace(batch, twin_ids=torch.zeros(4, dtype=torch.long))
+        assert ignoring[name] == plain[name]
+    everything = replace(batch, swapped_ids=torch.zeros(4, dtype=torch.long))
     assert pretraining(gcpr={"ignore_swapped": True}).losses(everything, 0.0, seeded())[0]["gcpr"] == 0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ccmb.objectives.config import Ranking, hardness_at
-from ccmb.objectives.pre_ranking import same_image
-from ccmb.objectives.ranking import IGNORED, MatchPairs, draw, draw_pairs, fgr_loss, hard_negative_weights
+from ccmb.objectives.pre_ranking import positive_mask
+from ccmb.objectives.ranking import IGNORED, MatchPairs, draw_pairs, fgr_loss, hard_negative_weights, sample_from_cdf
 from tests.helpers.exact import PROOFS, assert_same, same
 
 pytestmark = PROOFS
@@ -24,7 +24,7 @@ def similarities(count: int, seed: int, scale: float) -> Tensor:
 
 @given(image_ids, st.integers(0, 100), st.sampled_from([0.0, 1.0, 30.0, 1000.0]), st.floats(0, 1))
 def test_weights_sum_to_one_and_leave_positives_out(ids: list[int], seed: int, scale: float, hardness: float) -> None:
-    positives = same_image(torch.tensor(ids))
+    positives = positive_mask(torch.tensor(ids))
     weights = hard_negative_weights(similarities(len(ids), seed, scale), positives, hardness)
     assert_same(weights.sum(1), torch.ones(len(ids)))
     has_negative = ~positives.all(1)
@@ -34,7 +34,7 @@ def test_weights_sum_to_one_and_leave_positives_out(ids: list[int], seed: int, s
 @given(image_ids, st.integers(0, 100))
 def test_weights_are_the_plain_softmax_over_the_negatives(ids: list[int], seed: int) -> None:
     similarity = similarities(len(ids), seed, 3.0)
-    weights = hard_negative_weights(similarity, same_image(torch.tensor(ids)))
+    weights = hard_negative_weights(similarity, positive_mask(torch.tensor(ids)))
     for i, row in enumerate(similarity.double()):
         negatives = [j for j in range(len(ids)) if ids[j] != ids[i]]
         total = sum(float(row[j].exp()) for j in negatives)
@@ -49,7 +49,7 @@ def test_no_hardness_draws_evenly() -> None:
 
 @given(image_ids, st.integers(0, 100), st.floats(0, 1))
 def test_hardness_is_the_share_of_hard_draws(ids: list[int], seed: int, hardness: float) -> None:
-    similarity, positives = similarities(len(ids), seed, 5.0), same_image(torch.tensor(ids))
+    similarity, positives = similarities(len(ids), seed, 5.0), positive_mask(torch.tensor(ids))
     hard, even = (hard_negative_weights(similarity, positives, share) for share in (1.0, 0.0))
     mixed = hard_negative_weights(similarity, positives, hardness)
     assert_same(mixed, hardness * hard + (1 - hardness) * even)
@@ -68,8 +68,8 @@ def drawn(similarity_BB: Tensor, positives_BB: Tensor, rows: Tensor, seed: int =
 
 def test_a_draw_climbs_the_ladder_of_probabilities() -> None:
     weights = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).repeat(5, 1)
-    found = draw(weights, torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24]))
-    assert found.tolist() == [1, 1, 3, 3, 3]
+    columns = sample_from_cdf(weights, torch.tensor([0.0, 0.2499, 0.25, 0.9, 1 - 2**-24]))
+    assert columns.tolist() == [1, 1, 3, 3, 3]
 
 
 def test_a_diverged_network_does_not_stop_the_draw() -> None:
@@ -80,7 +80,7 @@ def test_a_diverged_network_does_not_stop_the_draw() -> None:
 @given(image_ids, st.integers(0, 1000), st.data())
 def test_pairs_are_positives_then_wrong_images_then_wrong_texts(ids: list[int], seed: int, data: st.DataObject) -> None:
     rows = torch.arange(data.draw(st.integers(1, len(ids))))
-    positives = same_image(torch.tensor(ids))
+    positives = positive_mask(torch.tensor(ids))
     pairs = drawn(similarities(len(ids), seed, 20.0), positives, rows, seed)
     image, text, labels = (part.view(3, -1) for part in (pairs.image_index, pairs.text_index, pairs.labels))
     assert torch.equal(image[0], rows)

@@ -21,7 +21,7 @@ pytestmark = PROOFS
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "all": {},
-    "twins spared": {"gcpr": {"ignore_swapped": True}},
+    "swapped ignored": {"gcpr": {"ignore_swapped": True}},
     "clean texts ranked": {"fgr": {"enhanced_training": False, "hardness": 0.5}},
     "half ranked": {"fgr": {"batch_share": 0.5}},
     "in chunks": {},
@@ -41,7 +41,7 @@ RECORDED = {
         "fgd": 1.9012938191432505,
         "gradient norm": 1.1668794527188124,
     },
-    "twins spared": {
+    "swapped ignored": {
         "gcpr": 1.4182872845560963,
         "fgr": 0.7675347720509527,
         "mlm": 4.2320560105670255,
@@ -128,7 +128,7 @@ def test_losses_and_gradient_are_as_recorded(name: str) -> None:
     objectives = Objectives.model_validate({"tgd": {"queue_size": 6}} | OBJECTIVES[name])
     mask_id = tiny_processor().tokenizer.mask_token_id
     training = PreTraining(model, objectives, mask_id, 2 if name == "in chunks" else None).train()
-    batch = replace(tiny_batch(5, image_ids=[0, 1, 2, 1, 3]), twin_ids=torch.tensor([0, 0, 1, 0, 2]))
+    batch = replace(tiny_batch(5, image_ids=[0, 1, 2, 1, 3]), swapped_ids=torch.tensor([0, 0, 1, 0, 2]))
     values: dict[str, float] = {}
     for seed in (1, 2):
         model.zero_grad()

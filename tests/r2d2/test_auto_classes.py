@@ -24,7 +24,7 @@ assert type(AutoConfig.from_pretrained(folder)).__name__ == "R2D2Config"
 model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 with torch.no_grad():
     scores = model(**processor(Image.open(f"{folder}/picture.png"), text), rank=True).scores
-torch.save((type(model).__name__, type(processor).__name__, model.state_dict(), scores), f"{folder}/{place}.pt")
+torch.save((type(model).__name__, type(processor).__name__, model.state_dict(), scores), f"{folder}/{index}.pt")
 """
 AUTO = "from transformers import AutoConfig, AutoModel, AutoProcessor"
 ORDERS = {
@@ -38,10 +38,10 @@ FORKS = """
 import os, sys
 import torch._dynamo, torch.distributed.tensor, scipy.optimize
 children = []
-for place, script in enumerate(sys.argv[3:]):
+for index, script in enumerate(sys.argv[3:]):
     children.append(os.fork())
     if not children[-1]:
-        exec(script, {"place": place})
+        exec(script, {"index": index})
         os._exit(0)
 sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
@@ -66,9 +66,9 @@ def loaded(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("place", range(len(ORDERS)), ids=list(ORDERS))
-def test_the_auto_classes_load_a_model_folder_whatever_is_imported_first(loaded: Path, place: int) -> None:
-    model, processor, weights, scores = torch.load(loaded / f"{place}.pt", weights_only=True)
+@pytest.mark.parametrize("index", range(len(ORDERS)), ids=list(ORDERS))
+def test_the_auto_classes_load_a_model_folder_whatever_is_imported_first(loaded: Path, index: int) -> None:
+    model, processor, weights, scores = torch.load(loaded / f"{index}.pt", weights_only=True)
     assert (model, processor) == ("R2D2Model", "R2D2Processor")
     network = tiny_model()
     assert weights.keys() == network.state_dict().keys()

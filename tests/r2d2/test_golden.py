@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ccmb.objectives.matching import match_log_probabilities, matching_loss
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, similarity
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, similarity
 from ccmb.objectives.ranking import hard_negative_weights
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.official import from_official, to_official
@@ -135,7 +135,7 @@ def test_gcpr_and_the_weights_of_hard_negatives_agree(network: Any) -> None:
         pytest.skip("no losses are recorded for it")
     image, text = outputs.images.embed, outputs.texts.embed
     for ids, loss in (([0, 1, 2, 3], "gcpr_loss"), ([0, 1, 1, 3], "gcpr_loss_multi_positive")):
-        targets = even_targets(torch.tensor(ids)[:, None] == torch.tensor(ids)[None, :])
+        targets = multi_positive_targets(torch.tensor(ids)[:, None] == torch.tensor(ids)[None, :])
         assert_agrees(gcpr_loss(image, text, outputs.temperature, targets), name, loss)
     for rows, columns, weights in ((image, text, "i2t"), (text, image, "t2i")):
         own = hard_negative_weights(similarity(rows, columns, outputs.temperature), torch.eye(4, dtype=torch.bool))

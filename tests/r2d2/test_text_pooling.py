@@ -79,8 +79,10 @@ def test_the_teacher_pools_as_the_student_does() -> None:
     batch = tiny_batch(2)
     assert training.teacher is not None
     with torch.no_grad():
-        ours, its = (of.encode_text(batch.input_ids, batch.attention_mask) for of in (training.model, training.teacher))
-    assert torch.equal(ours.embed, its.embed)
+        student, teacher = (
+            towers.encode_text(batch.input_ids, batch.attention_mask) for towers in (training.model, training.teacher)
+        )
+    assert torch.equal(student.embed, teacher.embed)
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
@@ -95,9 +97,9 @@ def test_a_sentence_encoder_keeps_its_prefix_in_every_form(kind: str, clip: Path
     assert tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())[:4] == ["<s>", "▁que", "ry", ":"]
     with torch.no_grad():
         states = hf.AutoModel.from_pretrained(text).double().eval()(**plain).last_hidden_state
-        ours = model.double().encode_text(**inputs)
+        own_output = model.double().encode_text(**inputs)
     expected = model.text_projection(plain_mean(states, plain["attention_mask"]))
-    assert_same(ours.embed, torch.nn.functional.normalize(expected))
+    assert_same(own_output.embed, torch.nn.functional.normalize(expected))
 
     model.float().save_pretrained(tmp_path / "r2d2")
     processor.save_pretrained(tmp_path / "r2d2")
@@ -108,8 +110,9 @@ def test_a_sentence_encoder_keeps_its_prefix_in_every_form(kind: str, clip: Path
     export_model(tmp_path / "r2d2", tmp_path / "export", "fp32")
     exported, reader = load_exported(tmp_path / "export")
     with torch.no_grad():
-        said, wanted = exported.encode_text(**reader.texts(TEXTS)).embed, opened.encode_text(**its.texts(TEXTS)).embed
-    torch.testing.assert_close(said, wanted, rtol=1e-5, atol=1e-5)
+        exported_embed = exported.encode_text(**reader.texts(TEXTS)).embed
+        opened_embed = opened.encode_text(**its.texts(TEXTS)).embed
+    torch.testing.assert_close(exported_embed, opened_embed, rtol=1e-5, atol=1e-5)
 
 
 def made_inputs(folder: Path, texts: tuple[str, ...]) -> Any:

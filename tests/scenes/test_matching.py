@@ -45,8 +45,8 @@ def test_hard_texts_are_of_twins_and_as_many_as_asked_for(corpus: Path, tmp_path
     path = tmp_path / "labelled.jsonl"
     write_labelled_scenes(corpus, path, hard)
     drawn = lines_of(corpus / "pairs.jsonl")
-    twin_of = {str(line["image"]): line["twin"] for line in drawn}
-    twins_that_say = {
+    swapped_id_of = {str(line["image"]): line["twin"] for line in drawn}
+    swapped_id_of_caption = {
         str(caption): line["twin"]
         for line in drawn
         for caption in line["captions"]  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def test_hard_texts_are_of_twins_and_as_many_as_asked_for(corpus: Path, tmp_path
     false = [line for line in lines_of(path) if not line["label"]]
     for line in false:
         if line["split"] == "train" and line["falsity"] == "hard":
-            assert twins_that_say[str(line["text"])] == twin_of[str(line["image"])]
+            assert swapped_id_of_caption[str(line["text"])] == swapped_id_of[str(line["image"])]
     share = sum(line["falsity"] == "hard" for line in false) / len(false)
     assert share == hard if hard in (0.0, 1.0) else 0.25 < share < 0.75
 

@@ -101,14 +101,14 @@ def _clauses(text: str) -> list[tuple[int, int]]:
 
 @given(scenes, st.sampled_from(SWAPS), st.integers(0, 10**6))
 def test_twins_are_told_in_the_same_words_but_for_the_swap(scene: Scene, swap: str, seed: int) -> None:
-    twin = swapped(scene, swap)  # type: ignore[arg-type]
-    if twin is None:
+    swapped_scene = swapped(scene, swap)  # type: ignore[arg-type]
+    if swapped_scene is None:
         assert swap == "amount"
         assert scene.things[0].amount == scene.things[1].amount
         return
-    assert twin.split == scene.split
+    assert swapped_scene.split == scene.split
     for family in range(CAPTIONS):
-        text, false_text = (caption(which, family, random.Random(seed)) for which in (scene, twin))
+        text, false_text = (caption(which, family, random.Random(seed)) for which in (scene, swapped_scene))
         assert text != false_text
         if swap != "amount":  # an amount brings its measure words with it
             assert sorted(text) == sorted(false_text)
@@ -143,12 +143,13 @@ def test_no_composition_is_in_two_splits_and_none_comes_twice() -> None:
 
 def test_every_scene_of_a_group_has_a_twin_if_all_are_asked_for() -> None:
     for first, *others in itertools.islice(scene_groups("train", seed=1, swapped_share=1.0, neighbours=2), 50):
-        neighbours, twins = others[:2], others[2:]
-        for scene, twin in zip((first, *neighbours), twins, strict=True):
-            assert sum(one != other for one, other in zip(scene.things, twin.things, strict=True)) == 2
+        neighbours, swapped_scenes = others[:2], others[2:]
+        for scene, swapped_scene in zip((first, *neighbours), swapped_scenes, strict=True):
+            assert sum(one != other for one, other in zip(scene.things, swapped_scene.things, strict=True)) == 2
             for attribute in ("kind", "colour", "amount"):
                 values = [
-                    sorted(getattr(thing, attribute) for thing in one_scene.things) for one_scene in (scene, twin)
+                    sorted(getattr(thing, attribute) for thing in one_scene.things)
+                    for one_scene in (scene, swapped_scene)
                 ]
                 assert values[0] == values[1]
 
@@ -172,9 +173,9 @@ def test_a_thing_is_drawn_in_its_colour_at_its_place() -> None:
 
 @given(scenes)
 def test_a_random_swap_always_changes_the_scene(scene: Scene) -> None:
-    swap, twin = random_swap(scene, random.Random(1))
+    swap, swapped_scene = random_swap(scene, random.Random(1))
     assert swap in SWAPS
-    assert twin != scene
+    assert swapped_scene != scene
 
 
 def test_a_corpus_reads_as_own_pairs_and_its_held_out_captions_are_unique(tmp_path: Path) -> None:

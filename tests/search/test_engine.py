@@ -75,8 +75,8 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
 
     monkeypatch.setattr(stages, "rank_pairs", slow)
     engine.second_stage.clock = lambda: now[0]
-    whole = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT))
-    assert (whole.ranked, whole.partial) == (COUNT, False)
+    unlimited = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT))
+    assert (unlimited.ranked, unlimited.partial) == (COUNT, False)
     by_cosine = [hit.key for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT, rank=False)).hits]
 
     started = now[0]
@@ -94,7 +94,7 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
     assert now[0] - started <= 12
     assert all(answer.partial and answer.ranked >= 1 for answer in several)
     enough = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT, budget=1000))
-    assert (enough.partial, [hit.key for hit in enough.hits]) == (False, [hit.key for hit in whole.hits])
+    assert (enough.partial, [hit.key for hit in enough.hits]) == (False, [hit.key for hit in unlimited.hits])
 
 
 def test_pages_never_share_a_hit_even_where_a_budget_cuts_them(own, monkeypatch):
@@ -132,12 +132,21 @@ def test_near_duplicates_are_one_hit_and_do_not_use_up_a_page(own):
 
 def test_filters_come_before_the_depth_and_unknown_fields_are_bad_usage(engine):
     sizes = {hit.key: hit.fields["bytes"] for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
-    maximum = sorted(sizes.values())[2]
-    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={maximum}"),)))
-    assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= maximum}
+    max_bytes = sorted(sizes.values())[2]
+    answer = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=3, where=(parse_condition(f"bytes<={max_bytes}"),)))
+    assert {hit.key for hit in answer.hits} == {key for key, size in sizes.items() if size <= max_bytes}
     assert not answer.more
     with pytest.raises(UsageError, match=r"widht: .* \(did you mean 'width'\?\)"):
         engine.search(SearchQuery(TEXTS[0], where=(parse_condition("widht>1"),)))
+
+
+def test_filters_that_are_compiled_already_are_not_compiled_again(engine, monkeypatch):
+    where = (parse_condition("width>=1"), parse_condition("bytes>1"))
+    expected = engine.search(SearchQuery(TEXTS[0], k=COUNT, where=where))
+    tests = engine.compile_where(where)
+    monkeypatch.setattr("ccmb.search.engine.compile_conditions", None)
+    result = engine.search(SearchQuery(TEXTS[0], k=COUNT, where=where, tests=tests))
+    assert [hit.key for hit in result.hits] == [hit.key for hit in expected.hits] != []
     for query in (SearchQuery(TEXTS[0], k=0), SearchQuery(TEXTS[0], offset=-1), SearchQuery(TEXTS[0], budget=0.0)):
         with pytest.raises(UsageError, match="give"):
             engine.search(query)
@@ -243,12 +252,12 @@ def test_a_local_index_gives_hits_beyond_what_a_server_does(tmp_path):
         def __len__(self):
             return self.count
 
-    mirror = MemoryStore(Written(), tmp_path / "mirror.db")
+    memory_store = MemoryStore(Written(), tmp_path / "mirror.db")
     count = MAX_RESULTS + 16
-    mirror.upsert([Entry("/a", str(index)) for index in range(count)], torch.eye(4)[torch.arange(count) % 4])
-    (nears,) = mirror.search_many(torch.eye(4)[:1], count)
+    memory_store.upsert([Entry("/a", str(index)) for index in range(count)], torch.eye(4)[torch.arange(count) % 4])
+    (nears,) = memory_store.search_many(torch.eye(4)[:1], count)
     assert len({near.key for near in nears}) == count
-    mirror.close()
+    memory_store.close()
 
 
 def test_hits_beyond_the_limit_of_a_server_are_refused_by_name(engine, tmp_path, monkeypatch):
@@ -262,8 +271,8 @@ def test_hits_beyond_the_limit_of_a_server_are_refused_by_name(engine, tmp_path,
     ):
         with pytest.raises(UsageError, match="a Milvus server gives the best 6"):
             engine.search(query)
-    whole = engine.search(SearchQuery(TEXTS[0], k=6, rank=False))
-    assert (len(whole.hits), whole.more, whole.cut) == (6, False, True)
+    unlimited = engine.search(SearchQuery(TEXTS[0], k=6, rank=False))
+    assert (len(unlimited.hits), unlimited.more, unlimited.cut) == (6, False, True)
     part = engine.search(SearchQuery(TEXTS[0], k=3, rank=False))
     assert (len(part.hits), part.more, part.cut) == (3, True, False)
     few = engine.search(SearchQuery(TEXTS[0], k=6, rank=False, where=(parse_condition("folder under /nowhere"),)))

@@ -9,9 +9,9 @@ import pytest
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
-from ccmb.search.filters import NumberTest, TextTest, compile_conditions, parse_condition
+from ccmb.search.filters import compile_conditions, parse_condition
 from ccmb.search.indexing.indexer import build_index
-from ccmb.search.query import Condition
+from ccmb.search.query import Condition, NumberTest, TextTest
 from ccmb.serving.app import make_app
 from ccmb.serving.model_worker import ModelWork
 from tests.helpers.serving import post

@@ -58,7 +58,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def found(answer: SearchResult) -> list[tuple[str, float, float | None]]:
+def scores_of(answer: SearchResult) -> list[tuple[str, float, float | None]]:
     return [(hit.key, round(hit.cosine, 5), hit.match and round(hit.match, 5)) for hit in answer.hits]
 
 
@@ -66,7 +66,7 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
     made: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_engine(made / "index") as engine:
-        expected = found(engine.search(SearchQuery(TEXTS[0], k=COUNT)))
+        expected = scores_of(engine.search(SearchQuery(TEXTS[0], k=COUNT)))
 
     def refuse(uri: str) -> None:
         raise AssertionError("Milvus Lite would write a lock")
@@ -76,10 +76,10 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
     with open_engine(index) as engine, open_engine(index) as other:  # several at a time
         assert engine.frozen
         assert len(engine) == COUNT
-        assert found(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == found(
+        assert scores_of(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == scores_of(
             other.search(SearchQuery(TEXTS[0], k=COUNT))
         )
-        assert found(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == expected
+        assert scores_of(engine.search(SearchQuery(TEXTS[0], k=COUNT))) == expected
         key = expected[0][0]
         assert engine.thumbnail(key)[:2] == b"\xff\xd8"
         assert engine.image(key).size == (32, 32)

@@ -116,10 +116,10 @@ def test_a_folder_and_its_sub_folder_and_links_are_one(build: Build, tmp_path: P
 
 
 def test_two_links_to_one_file_elsewhere_are_two_images(build: Build, tmp_path: Path) -> None:
-    blobs = draw(tmp_path / "blobs", "0a1b")
+    blob_folder = draw(tmp_path / "blobs", "0a1b")
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
-        (tmp_path / "photos" / name).symlink_to(blobs / "0a1b")
+        (tmp_path / "photos" / name).symlink_to(blob_folder / "0a1b")
     assert build(tmp_path / "photos").added == 2
 
 

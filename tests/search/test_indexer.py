@@ -55,10 +55,10 @@ def draw(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> list[
     return paths
 
 
-def found(index: Path, *where: str, **asked) -> dict[str, dict]:
+def fields_by_name(index: Path, *where: str, **options) -> dict[str, dict]:
     """Fields of all images that pass, by name."""
     with open_engine(index) as engine:
-        query = SearchQuery(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **asked)
+        query = SearchQuery(TEXTS[0], k=1000, rank=False, where=tuple(map(parse_condition, where)), **options)
         return {hit.name: dict(hit.fields) for hit in engine.search(query).hits}
 
 
@@ -93,10 +93,10 @@ def test_globs_images_shards_and_parquet_are_sources(build, tmp_path):
         assert not any(hit.missing for hit in hits)
         for hit in hits:
             assert Image.open(io.BytesIO(engine.thumbnail(hit.key))).size == engine.image(hit.key).size == (32, 32)
-    inside = found(tmp_path / "index", "folder under folder")
+    inside = fields_by_name(tmp_path / "index", "folder under folder")
     assert inside.keys() == set()  # "folder" is no folder within a source
-    assert found(tmp_path / "index", f"folder under {tmp_path}/folder").keys() == {"0.png", "1.png", "2.png"}
-    assert len(found(tmp_path / "index", f"folder=={tmp_path}/shard-01.tar")) == 3
+    assert fields_by_name(tmp_path / "index", f"folder under {tmp_path}/folder").keys() == {"0.png", "1.png", "2.png"}
+    assert len(fields_by_name(tmp_path / "index", f"folder=={tmp_path}/shard-01.tar")) == 3
 
 
 def test_a_glob_that_finds_nothing_and_parquet_without_images_are_said(build, tmp_path):
@@ -150,20 +150,20 @@ def test_dates_sizes_and_own_fields_filter_and_are_shown(build, tmp_path):
     report = build(tmp_path / "pictures", fields=tmp_path / "fields.jsonl")
     assert (report.added, report.updated, report.skipped_known) == (0, 2, 2)
     assert report.fields_left_out == ["tags"]
-    assert found(index, "date==2021-07-14")["0.png"] == {
+    assert fields_by_name(index, "date==2021-07-14")["0.png"] == {
         "author": "王", "price": 3, "new": True, "folder": str(tmp_path / "pictures"), "date": "2021-07-14T18:30:05",
         "width": 64, "height": 48, "bytes": paths[0].stat().st_size,
     }  # fmt: skip
-    assert found(index, "date<2021", "date>=2020-09").keys() == {"1.png"}
-    assert found(index, "price>2.5").keys() == {"0.png"}
-    assert found(index, "author in 王,李", "height<48").keys() == {"1.png"}
-    assert found(index, "new=true").keys() == {"0.png"}
+    assert fields_by_name(index, "date<2021", "date>=2020-09").keys() == {"1.png"}
+    assert fields_by_name(index, "price>2.5").keys() == {"0.png"}
+    assert fields_by_name(index, "author in 王,李", "height<48").keys() == {"1.png"}
+    assert fields_by_name(index, "new=true").keys() == {"0.png"}
     # Without the file they stay; another value changes them, another type is refused.
     assert build(tmp_path / "pictures").skipped_known == 4
-    assert found(index, "author=李").keys() == {"1.png"}
+    assert fields_by_name(index, "author=李").keys() == {"1.png"}
     parquet.write_table(pa.table({"name": ["1.png"], "author": ["张"]}), tmp_path / "fields.parquet")
     assert build(tmp_path / "pictures", fields=tmp_path / "fields.parquet").updated == 1
-    assert found(index, "author=张").keys() == {"1.png"}
+    assert fields_by_name(index, "author=张").keys() == {"1.png"}
     for line, words in [('{"name": "0.png", "price": "x"}', "where other images have a number"),
                         ('{"price": 1}', "names no image"),
                         ('{"name": "0.png", "width": 1}', "cannot be the name")]:  # fmt: skip
@@ -180,15 +180,15 @@ def test_what_is_gone_leaves_the_index_but_not_a_disk_that_is_away(build, tmp_pa
     # What a glob does not name is not gone.
     report = build(f"{tmp_path}/pictures/1*.png")
     assert (report.removed, report.kept_gone) == (1, 0)
-    assert found(tmp_path / "index").keys() == {path.name for path in paths[1:]}
+    assert fields_by_name(tmp_path / "index").keys() == {path.name for path in paths[1:]}
     for path in paths[1:9]:
         path.unlink()
     report = build(tmp_path / "pictures")
     assert (report.removed, report.kept_gone) == (0, 8)
-    assert len(found(tmp_path / "index")) == 11
+    assert len(fields_by_name(tmp_path / "index")) == 11
     assert build(gone="keep").kept_gone == 8  # without names, those that it was made from
     assert build(gone="remove").removed == 8
-    assert found(tmp_path / "index").keys() == {path.name for path in paths[9:]}
+    assert fields_by_name(tmp_path / "index").keys() == {path.name for path in paths[9:]}
     with open_engine(tmp_path / "index") as engine:
         assert len(engine) == 3
         assert engine.catalogue.thumbnails.size() == sum(
@@ -240,23 +240,23 @@ def test_an_index_on_a_server_is_the_same_by_one_uri(build, tmp_path):
         assert build(out="file").removed == 1
         with pytest.raises(UsageError, match="index into a new folder to use"):
             build(out="file", store=uri)
-        answers = []
+        hits_by_run = []
         for out in ("file", "served-index"):
             with open_engine(tmp_path / out) as engine:
                 query = SearchQuery(TEXTS[0], where=(parse_condition("bytes>100"),))
-                answers.append([(hit.key, round(hit.score, 5)) for hit in engine.search(query).hits])
+                hits_by_run.append([(hit.key, round(hit.score, 5)) for hit in engine.search(query).hits])
                 added = engine.add("猫.png", paths[1].read_bytes(), {"author": "王"})
                 assert engine.delete([added]) == 1
-        assert answers[0] == answers[1]
-        assert len(found(tmp_path / "other")) == 8
+        assert hits_by_run[0] == hits_by_run[1]
+        assert len(fields_by_name(tmp_path / "other")) == 8
     with pytest.raises(CcmbError, match="unavailable"):
-        found(tmp_path / "served-index")
+        fields_by_name(tmp_path / "served-index")
 
 
 def test_a_full_disk_stops_the_indexing_and_the_same_call_goes_on(build, tmp_path):
     draw(tmp_path / "pictures", 60)
-    whole = build(tmp_path / "pictures", out="whole")
-    assert whole.added == 60
+    report = build(tmp_path / "pictures", out="whole")
+    assert report.added == 60
     for size in (2_000, 30_000, 60_000):
         with full_disk(size), pytest.raises(CcmbError) as raised:
             build(tmp_path / "pictures")
@@ -264,7 +264,7 @@ def test_a_full_disk_stops_the_indexing_and_the_same_call_goes_on(build, tmp_pat
         assert str(tmp_path / "index") in str(raised.value)
     report = build(tmp_path / "pictures")
     assert report.added + report.skipped_known == 60
-    assert found(tmp_path / "index") == found(tmp_path / "whole")
+    assert fields_by_name(tmp_path / "index") == fields_by_name(tmp_path / "whole")
 
 
 def index_in_a_child(folder: Path, model: Path, out: Path, kill_at: int | None = None, further: float = 0.0) -> int:

@@ -118,10 +118,10 @@ def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: 
     network, processor = load_model(model)
     plain, written = (match_images(network, processor, text, tiny_images(2))[0] for text in (PLAIN, WRITTEN))
     assert plain.cosine == pytest.approx(written.cosine, abs=1e-6)
-    given = ["綠樹", "\u200b足球"]
-    (result,) = classify(network, processor, tiny_images(1), classes_of_names(given), ["{}"])
+    spelling = ["綠樹", "\u200b足球"]
+    (result,) = classify(network, processor, tiny_images(1), classes_of_names(spelling), ["{}"])
     (known,) = classify(network, processor, tiny_images(1), classes_of_names(["绿树", "足球"]), ["{}"])
-    assert [item.name for item in result.classes] == [given[item.index] for item in known.classes]
+    assert [item.name for item in result.classes] == [spelling[item.index] for item in known.classes]
     assert [item.cosine for item in result.classes] == pytest.approx([item.cosine for item in known.classes], abs=1e-6)
 
 

@@ -44,9 +44,9 @@ def build(images: Path, index: Path, model: Path) -> IndexReport:
     return build_index([images], index, *load_model(model), model)
 
 
-def search_index(index: Path, model: Path | None = None, text: str | None = None, image=None, **asked) -> list[Hit]:
+def search_index(index: Path, model: Path | None = None, text: str | None = None, image=None, **options) -> list[Hit]:
     """Open an index and search it once."""
-    query = SearchQuery(text, load_image(image) if image else None, **asked)
+    query = SearchQuery(text, load_image(image) if image else None, **options)
     with open_engine(index, model) as engine:
         return list(engine.search(query).hits)
 
@@ -154,9 +154,9 @@ def test_killed_while_indexing_the_same_call_ends_in_the_same_index(images, mode
     assert ended.code == -signal.SIGKILL, ended.err
     assert build(images, tmp_path / "killed", model) == IndexReport(added=COUNT - 20, skipped_known=20)
     build(images, tmp_path / "whole", model)
-    killed, whole = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)
-    assert killed.keys() == whole.keys()
-    assert all(torch.allclose(killed[name], whole[name], atol=TINY_ERROR) for name in whole)
+    killed, uninterrupted = stored(tmp_path / "killed", model), stored(tmp_path / "whole", model)
+    assert killed.keys() == uninterrupted.keys()
+    assert all(torch.allclose(killed[name], uninterrupted[name], atol=TINY_ERROR) for name in uninterrupted)
 
 
 @pytest.mark.parametrize("with_image", [False, True])
@@ -213,7 +213,7 @@ def test_several_queries_at_once_are_answered_as_each_alone(shelf):
 
 
 def test_pages_are_cut_from_one_order(shelf):
-    whole = search_index(shelf[1], text=TEXTS[0], k=COUNT, depth=12)
+    one_page = search_index(shelf[1], text=TEXTS[0], k=COUNT, depth=12)
     with open_engine(shelf[1]) as engine:
         pages = [
             engine.search(SearchQuery(TEXTS[0], k=8, offset=offset, depth=12)) for offset in range(0, COUNT + 8, 8)
@@ -223,7 +223,7 @@ def test_pages_are_cut_from_one_order(shelf):
     paged = [hit.key for page in pages for hit in page.hits]
     assert len(set(paged)) == COUNT
     assert [hit.match is None for page in pages for hit in page.hits] == [False] * 12 + [True] * (COUNT - 12)
-    assert {hit.key for hit in whole} == set(paged)
+    assert {hit.key for hit in one_page} == set(paged)
 
 
 def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
@@ -234,20 +234,22 @@ def test_at_least_k_candidates_are_ranked_however_small_the_depth(shelf):
 
 def test_hits_under_the_least_probability_are_left_out(shelf, model, tmp_path):
     everything = search_index(shelf[1], text=TEXTS[0], k=COUNT)
-    minimum = sorted(hit.probability for hit in everything)[COUNT // 2]
-    result = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=minimum - TINY_ERROR)
-    assert [hit.name for hit in result] == [hit.name for hit in everything if hit.probability >= minimum - TINY_ERROR]
+    min_probability = sorted(hit.probability for hit in everything)[COUNT // 2]
+    result = search_index(shelf[1], text=TEXTS[0], k=COUNT, min_probability=min_probability - TINY_ERROR)
+    assert [hit.name for hit in result] == [
+        hit.name for hit in everything if hit.probability >= min_probability - TINY_ERROR
+    ]
     assert len(result) == COUNT - COUNT // 2
     # Those that are left out make room for more of the depth.
-    few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=minimum - TINY_ERROR)
+    few = search_index(shelf[1], text=TEXTS[0], k=5, min_probability=min_probability - TINY_ERROR)
     assert [hit.name for hit in few] == [hit.name for hit in result[:5]]
     assert search_index(shelf[1], text=TEXTS[0], min_probability=1.0) == []
     # A temperature written since indexing counts, and the weights are still those of the index.
     warmer = shutil.copytree(model, tmp_path / "warmer")
     store_match_temperature(warmer, 4.0)
     assert [hit.name for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)] == [hit.name for hit in everything]
-    spread = [abs(hit.probability - 0.5) for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)]
-    assert max(spread) < max(abs(hit.match - 0.5) for hit in everything) / 2
+    distances = [abs(hit.probability - 0.5) for hit in search_index(shelf[1], warmer, TEXTS[0], k=COUNT)]
+    assert max(distances) < max(abs(hit.match - 0.5) for hit in everything) / 2
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability(shelf, model, tmp_path):
@@ -276,9 +278,9 @@ def test_a_least_probability_without_second_stage_or_outside_its_range_is_bad_us
     build(images, tmp_path / "index", towers)
     with pytest.raises(UsageError, match="least probability needs"):
         search_index(tmp_path / "index", text=TEXTS[0], min_probability=0.5)
-    for minimum in (-0.1, 1.5, float("nan")):
+    for min_probability in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="give a number between 0 and 1"):
-            search_index(shelf[1], text=TEXTS[0], min_probability=minimum)
+            search_index(shelf[1], text=TEXTS[0], min_probability=min_probability)
 
 
 def test_an_image_finds_itself_first_by_cosine_alone(shelf, tmp_path):
@@ -300,7 +302,7 @@ def test_a_model_of_towers_alone_searches_by_cosine(images, towers, tmp_path):
 def test_images_gone_since_indexing_keep_their_cosine_and_are_marked(images, model, tmp_path):
     index = tmp_path / "index"
     build(images, index, model)
-    whole = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
+    before = {hit.name: hit for hit in search_index(index, text=TEXTS[0], k=COUNT)}
     (images / "冬/0.png").unlink()
     (images / "夏/1.png").write_bytes(b"damaged")
     result = search_index(index, text=TEXTS[0], k=COUNT)
@@ -308,8 +310,8 @@ def test_images_gone_since_indexing_keep_their_cosine_and_are_marked(images, mod
     hits = {hit.name: hit for hit in result}
     assert {name for name, hit in hits.items() if hit.missing} == {"冬/0.png", "夏/1.png"}
     for name, hit in hits.items():
-        assert hit.cosine == pytest.approx(whole[name].cosine, abs=TINY_ERROR)
-        assert hit.match == (None if hit.missing else pytest.approx(whole[name].match, abs=TINY_ERROR))
+        assert hit.cosine == pytest.approx(before[name].cosine, abs=TINY_ERROR)
+        assert hit.match == (None if hit.missing else pytest.approx(before[name].match, abs=TINY_ERROR))
 
     shutil.rmtree(images)
     assert all(hit.missing for hit in search_index(index, text=TEXTS[0], k=COUNT))
@@ -406,7 +408,7 @@ def command(monkeypatch, capfd):
 
 
 def test_the_commands_index_and_search_from_start_to_end(command, images, model, tmp_path):
-    index, sheet = tmp_path / "index", tmp_path / "sheet.png"
+    index, sheet_file = tmp_path / "index", tmp_path / "sheet.png"
     (images / "bad.png").write_bytes(b"")
     code, out, err = command("index", images, "--model", model, "--out", index)
     assert code == 0
@@ -414,18 +416,20 @@ def test_the_commands_index_and_search_from_start_to_end(command, images, model,
     assert "1 images could not be read" in err
     assert "bad.png" in err
 
-    code, out, err = command("search", TEXTS[0], "--index", index, "-k", 4, "--sheet", sheet, "--json")
+    code, out, err = command("search", TEXTS[0], "--index", index, "-k", 4, "--sheet", sheet_file, "--json")
     assert (code, err) == (0, "")
     hits = json.loads(out)
     assert len(hits) == 4
-    assert set(hits[0]) == {field.name for field in fields(Hit)}
-    assert Image.open(sheet).format == "PNG"
+    assert set(hits[0]) == {field.name for field in fields(Hit)} - {"first_stage_rank"} | {"place"}
+    assert Image.open(sheet_file).format == "PNG"
 
-    minimum = sorted(hit["probability"] for hit in hits)[2]
-    code, out, _ = command("search", TEXTS[0], "--index", index, "-k", 4, "--min-probability", minimum)
+    min_probability = sorted(hit["probability"] for hit in hits)[2]
+    code, out, _ = command("search", TEXTS[0], "--index", index, "-k", 4, "--min-probability", min_probability)
     assert code == 0
     assert len(out.splitlines()) >= 2
-    assert all(float(line.split("probability ")[1].split()[0]) >= round(minimum, 3) for line in out.splitlines())
+    assert all(
+        float(line.split("probability ")[1].split()[0]) >= round(min_probability, 3) for line in out.splitlines()
+    )
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1) == (0, "no match\n", "")
     assert command("search", TEXTS[0], "--index", index, "--min-probability", 1, "--json") == (0, "[]\n", "")
     plain = shutil.copytree(model, tmp_path / "plain")
@@ -472,8 +476,8 @@ def test_the_contact_sheet_shows_the_hits_and_a_grey_square_for_a_lost_one(tmp_p
         Hit(key="b", name="gone.png", source=tmp_path, cosine=0.4, score=0.4, missing=True),
     ]
     contact_sheet(hits, tmp_path / "sheets/sheet.png")
-    sheet = Image.open(tmp_path / "sheets/sheet.png")
-    colours = [sheet.getpixel((8 + 96 + position * 200, 8 + 96)) for position in range(2)]
+    contact_image = Image.open(tmp_path / "sheets/sheet.png")
+    colours = [contact_image.getpixel((8 + 96 + position * 200, 8 + 96)) for position in range(2)]
     assert colours == [(255, 0, 0), (0xDD, 0xDD, 0xDD)]
 
 

@@ -55,15 +55,15 @@ def entries(count: int, source: str = "/图片 a") -> list[Entry]:
 
 
 @contextmanager
-def opened(kind: str, place: Path, collection: str = "pictures"):
+def opened(kind: str, location: Path, collection: str = "pictures"):
     """A store in a file, the mirror of one, or a store of the server whose URI is `place`."""
-    with VectorStore(place if kind == "server" else place / "vectors.db", DIM, collection) as store:
+    with VectorStore(location if kind == "server" else location / "vectors.db", DIM, collection) as store:
         if kind != "mirror":
             yield store
             return
-        mirror = MemoryStore(store, place / "mirror.db")
-        yield mirror
-        mirror.close()
+        memory_store = MemoryStore(store, location / "mirror.db")
+        yield memory_store
+        memory_store.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +141,10 @@ def test_filters_are_exact_however_narrow(open_store):
         store.upsert(all_entries, embed)
         wheres = [(one,) for one in conditions] + [(conditions[0], other) for other in conditions[7:]] + [()]
         tests = [compile_conditions(where, KNOWN, ["/图片 a"]) for where in wheres]
-        answers = store.search_many(query.expand(len(tests), -1), 40, tests)
+        results = store.search_many(query.expand(len(tests), -1), 40, tests)
         cosine = (embed @ query[0]).tolist()
         counts = []
-        for where, result in zip(wheres, answers, strict=True):
+        for where, result in zip(wheres, results, strict=True):
             passing = [
                 position for position, entry in enumerate(all_entries)
                 if all(passes(entry, item.field, item.comparison, item.value) for item in where)
@@ -233,13 +233,16 @@ def test_any_sequence_of_writes_leaves_what_a_dictionary_would_hold(tmp_path, ki
 @pytest.mark.parametrize("harm", ["kill before the store", "kill after the store", "lose", "damage", "fall behind"])
 def test_a_mirror_is_brought_up_to_what_the_store_holds(tmp_path, monkeypatch, harm):
     old, new = entries(20), [Entry("/new", str(index)) for index in range(5)]
-    with opened("mirror", tmp_path) as mirror:
-        mirror.upsert(old, unit(20))
-        dies = {"kill before the store": (mirror.store, "upsert"), "kill after the store": (mirror, "_write")}.get(harm)
+    with opened("mirror", tmp_path) as memory_store:
+        memory_store.upsert(old, unit(20))
+        dies = {
+            "kill before the store": (memory_store.store, "upsert"),
+            "kill after the store": (memory_store, "_write"),
+        }.get(harm)
         if dies:
             monkeypatch.setattr(*dies, Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                mirror.upsert(new + old[:3], unit(8, seed=1))
+                memory_store.upsert(new + old[:3], unit(8, seed=1))
             monkeypatch.undo()
     path = tmp_path / "mirror.db"
     if harm == "lose":
@@ -249,10 +252,10 @@ def test_a_mirror_is_brought_up_to_what_the_store_holds(tmp_path, monkeypatch, h
     elif harm == "fall behind":
         with opened("file", tmp_path) as store:
             store.upsert(new, unit(5, seed=1))
-    with opened("mirror", tmp_path) as mirror, sqlite3.connect(path) as file:
-        reported = {entry.key: embed for entry, embed in mirror.store.everything()}
-        result = {near.key: near.cosine for near in mirror.search_many(unit(1), 100)[0]}
-        assert result.keys() == reported.keys() == mirror.get(list(reported)).keys()
+    with opened("mirror", tmp_path) as memory_store, sqlite3.connect(path) as file:
+        reported = {entry.key: embed for entry, embed in memory_store.store.everything()}
+        result = {near.key: near.cosine for near in memory_store.search_many(unit(1), 100)[0]}
+        assert result.keys() == reported.keys() == memory_store.get(list(reported)).keys()
         assert len(reported) == (25 if harm in ("kill after the store", "fall behind") else 20)
         for key, embed in reported.items():
             assert result[key] == pytest.approx(float(torch.tensor(embed) @ unit(1)[0]), abs=WITHIN)

@@ -60,9 +60,9 @@ def test_forwarded_ports_are_of_hosts_without_one() -> None:
     assert same_origin("http://example.org:81", ["example.org:81"], port=8080)
 
 
-def scope(peer: str | None, *headers: tuple[str, str]) -> dict[str, Any]:
+def scope(address: str | None, *headers: tuple[str, str]) -> dict[str, Any]:
     pairs = [(name.encode(), value.encode()) for name, value in headers]
-    return {"type": "http", "client": None if peer is None else (peer, 1), "headers": pairs}
+    return {"type": "http", "client": None if address is None else (address, 1), "headers": pairs}
 
 
 HEADERS = (
@@ -73,7 +73,7 @@ SAID = Forwarded("203.0.113.7", "pictures.example.org", 8443, "/photos")
 
 
 @pytest.mark.parametrize(
-    ("names", "peer", "said"),
+    ("names", "address", "expected"),
     [
         ("10.0.0.0/8", "10.0.0.1", SAID),
         ("10.0.0.1, 10.0.0.2", "10.0.0.1", SAID),
@@ -84,8 +84,8 @@ SAID = Forwarded("203.0.113.7", "pictures.example.org", 8443, "/photos")
         ("", "127.0.0.1", Forwarded()),
     ],
 )
-def test_only_a_named_proxy_is_believed(names: str | None, peer: str | None, said: Forwarded) -> None:
-    assert TrustedProxies(names).read(scope(peer, *HEADERS)) == said
+def test_only_a_named_proxy_is_believed(names: str | None, address: str | None, expected: Forwarded) -> None:
+    assert TrustedProxies(names).read(scope(address, *HEADERS)) == expected
 
 
 def test_the_client_is_the_last_address_that_is_no_proxy() -> None:

@@ -230,9 +230,9 @@ def test_matching_is_that_of_the_command_line() -> None:
 def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
     app = make_app(ModelWork(tiny_model(), tiny_processor()), FakeIndex())
     body = {"text": TEXTS[0], "pictures": [b64(png(tiny_images(1)[0]))]}
-    [found] = post(app, "/match", body).json()["results"]
-    assert found["match"] is not None
-    assert (found["probability"], found["is_match"]) == (None, None)
+    [results] = post(app, "/match", body).json()["results"]
+    assert results["match"] is not None
+    assert (results["probability"], results["is_match"]) == (None, None)
     for server, calibrated in ((app, False), (tiny_app(), True)):
         assert asked(server, lambda http: http.get("/about")).json()["calibrated"] is calibrated
     for path, given in (("/match", body), ("/search", {"text": TEXTS[0]})):

@@ -150,8 +150,8 @@ def test_an_unreadable_checkpoint_is_named_with_the_fix(tmp_path, monkeypatch, c
 def damage(path, how: str) -> None:
     data = bytearray(path.read_bytes())
     if how == "flipped":  # one bit of a weight: the file opens, torch reads it, and a number is another
-        place = data.find(torch.full((4,), 3.0).numpy().tobytes())
-        data[place + 2] ^= 1
+        offset = data.find(torch.full((4,), 3.0).numpy().tobytes())
+        data[offset + 2] ^= 1
     path.write_bytes({"cut": data[:700], "empty": b"", "text": b"hello", "flipped": data}[how])
 
 
@@ -215,13 +215,13 @@ def test_whatever_part_of_a_file_is_left_it_is_whole_or_gives_way(tmp_path_facto
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 64 KiB; only root may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_disk_that_is_really_full_is_one_line_with_the_fix_and_leaves_the_rest(small_disk):

@@ -13,8 +13,16 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.forward import rank_rows
 from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.objectives.ranking import MatchPairs
-from ccmb.training.distributed import average_gradients, draw_rows, gather, global_mean, largest, total, world
-from ccmb.training.parallel import clip_gradients, parallelise, put_together
+from ccmb.training.distributed import (
+    all_reduce_max,
+    all_reduce_sum,
+    average_gradients,
+    gather,
+    global_mean,
+    rank_slice_of,
+    world,
+)
+from ccmb.training.parallel import clip_gradients, put_together, wrap
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.processes import Arrivals, run_in_processes
 from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
@@ -40,10 +48,10 @@ def joined_batch() -> Batch:
 def half(batch: Batch) -> Batch:
     """This rank's rows, padded no further than its own longest text, as a loader makes them."""
     rows = world().rows(len(batch.image_ids) // world().size)
-    mine = batch.rows(list(range(rows.start, rows.stop)))
-    longest = int(mine.attention_mask.sum(1).max())
-    texts = {name: getattr(mine, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
-    return Batch(pixel_values=mine.pixel_values, **texts, image_ids=mine.image_ids)
+    own_batch = batch.rows(list(range(rows.start, rows.stop)))
+    longest = int(own_batch.attention_mask.sum(1).max())
+    texts = {name: getattr(own_batch, name)[:, :longest] for name in ("input_ids", "attention_mask", "maskable")}
+    return Batch(pixel_values=own_batch.pixel_values, **texts, image_ids=own_batch.image_ids)
 
 
 def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = None, steps: int = 2) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
     options = Objectives.model_validate(objectives)
     options.tgd.queue_size = 16
     pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id, chunk)
-    module = parallelise(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
+    module = wrap(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}
     for step in range(steps):
         batch = joined_batch()
@@ -60,7 +68,7 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
         pretraining.total(losses).backward()
         module.after_backward()
         for name, loss in losses.items():
-            result[f"{step} loss {name}"] = total(loss) / world().size
+            result[f"{step} loss {name}"] = all_reduce_sum(loss) / world().size
         trained = {name: p for name, p in pretraining.named_parameters() if p.grad is not None}
         for name, parameter in trained.items():
             result[f"{step} gradient {name}"] = put_together(parameter.grad).clone()
@@ -75,12 +83,12 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
 
 
 def all_settings() -> dict[str, dict[str, Any]]:
-    found = {
+    results = {
         f"{strategy}: {name}": train_steps(objectives, strategy, CHUNK.get(name))
         for strategy in STRATEGIES
         for name, objectives in SETTINGS.items()
     }
-    return found | {"collectives": collectives(), "arrivals": {str(chunk): arrivals(chunk) for chunk in (None, 1)}}
+    return results | {"collectives": collectives(), "arrivals": {str(chunk): arrivals(chunk) for chunk in (None, 1)}}
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +104,10 @@ def test_two_processes_compute_what_one_computes_on_the_joined_batch(
 ) -> None:
     one = train_steps(SETTINGS[name], strategy)
     for rank in two:
-        found = rank[f"{strategy}: {name}"]
-        assert set(found) == set(one)
+        result = rank[f"{strategy}: {name}"]
+        assert set(result) == set(one)
         for key, expected in one.items():
-            assert_same(found[key], expected, lambda text, key=key: f"{key}: {text}")
+            assert_same(result[key], expected, lambda text, key=key: f"{key}: {text}")
 
 
 def collectives() -> dict[str, Any]:
@@ -116,8 +124,8 @@ def collectives() -> dict[str, Any]:
         "gradient": rows.grad,
         "bools": gather(torch.tensor([rank == 0])),
         "averaged": weight.grad,
-        "drawn": draw_rows(lambda count: torch.rand(count, generator=generator), 2),
-        "largest": largest(5 - rank),
+        "drawn": rank_slice_of(lambda count: torch.rand(count, generator=generator), 2),
+        "largest": all_reduce_max(5 - rank),
         "mean": global_mean(torch.tensor(1.0 + rank), torch.tensor(1.0 + 2 * rank)),
         "nothing": global_mean(torch.tensor(0.0), torch.tensor(0.0)),
     }
@@ -172,5 +180,5 @@ def test_only_drawn_images_and_texts_are_sent_and_once(chunk: int | None, two: l
 def test_alone_nothing_is_communicated() -> None:
     rows: Tensor = torch.rand(2, 3)
     assert gather(rows) is rows
-    assert draw_rows(lambda count: torch.arange(count), 3).tolist() == [0, 1, 2]
+    assert rank_slice_of(lambda count: torch.arange(count), 3).tolist() == [0, 1, 2]
     assert global_mean(torch.tensor(3.0), torch.tensor(4.0)) == 0.75

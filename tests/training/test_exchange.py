@@ -52,14 +52,14 @@ def exchanged() -> dict[str, dict[str, Any]]:
 
 
 def fetched(wanted: list[list[int]], dtype: torch.dtype) -> dict[str, Any]:
-    here = world()
-    mine = torch.tensor(wanted[here.rank], dtype=torch.int64)
-    exchange = plan_exchange(mine, ROWS)
-    rows = all_rows(dtype)[here.rows(ROWS)].requires_grad_(dtype.is_floating_point)
+    this_world = world()
+    wanted_rows = torch.tensor(wanted[this_world.rank], dtype=torch.int64)
+    exchange = plan_exchange(wanted_rows, ROWS)
+    rows = all_rows(dtype)[this_world.rows(ROWS)].requires_grad_(dtype.is_floating_point)
     distinct = exchange.fetch(rows)
     got: dict[str, Any] = {"rows": distinct.detach()[exchange.index], "distinct": len(distinct)}
     if dtype.is_floating_point:
-        (distinct.index_select(0, exchange.index) * weights(len(mine), here.rank)).sum().backward()
+        (distinct.index_select(0, exchange.index) * weights(len(wanted_rows), this_world.rank)).sum().backward()
         got["gradient"] = rows.grad
     return got
 
@@ -76,11 +76,11 @@ def test_ranks_get_the_rows_they_want_and_each_of_them_once(
     name: str, dtype: torch.dtype, three: list[dict[str, dict[str, Any]]]
 ) -> None:
     everything = all_rows(dtype)
-    for rank, mine in enumerate(WANTED[name]):
+    for rank, wanted_rows in enumerate(WANTED[name]):
         got = three[rank][f"{name}, {dtype}"]
         assert got["rows"].dtype == dtype
-        assert torch.equal(got["rows"], everything[mine])
-        assert got["distinct"] == len(set(mine))
+        assert torch.equal(got["rows"], everything[wanted_rows])
+        assert got["distinct"] == len(set(wanted_rows))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -89,8 +89,8 @@ def test_owners_add_up_the_gradients_of_all_that_wanted_a_row(
     name: str, dtype: torch.dtype, three: list[dict[str, dict[str, Any]]]
 ) -> None:
     expected = torch.zeros(RANKS * ROWS, 2, 3)
-    for rank, mine in enumerate(WANTED[name]):
-        for row, weight in zip(mine, weights(len(mine), rank), strict=True):
+    for rank, wanted_rows in enumerate(WANTED[name]):
+        for row, weight in zip(wanted_rows, weights(len(wanted_rows), rank), strict=True):
             expected[row] += weight
     for rank in range(RANKS):
         got = three[rank][f"{name}, {dtype}"]

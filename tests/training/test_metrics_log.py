@@ -17,8 +17,8 @@ def shown(folder) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard would draw."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def logged(out) -> list[dict[str, float]]:
@@ -63,9 +63,9 @@ def test_a_full_disk_ends_the_event_files_in_one_line(tmp_path, capsys):
         with full_disk(100):
             board({"step": 2, "loss": 1.0})
             board({"step": 3, "loss": 1.0})
-    found = capsys.readouterr().err
-    assert found.count("\n") == 1
-    assert "no more event files (File too large)" in found
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "no more event files (File too large)" in errors
     assert shown(tmp_path / "board")["loss"] == [(1, 1.0)]
 
 

@@ -47,19 +47,19 @@ def test_orthogonalising_keeps_the_directions_and_evens_out_the_lengths(shape):
 
 def test_muon_takes_the_steps_of_torchs_muon_one_matrix_at_a_time():
     torch.manual_seed(2)
-    ours = [nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(7, 3))]
-    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    start = [p.detach().clone() for p in ours]
-    one = Muon(ours, lr=0.01, weight_decay=0.1)
-    other = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    own_weights = [nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(7, 3))]
+    torch_weights = [nn.Parameter(p.detach().clone()) for p in own_weights]
+    start = [p.detach().clone() for p in own_weights]
+    one = Muon(own_weights, lr=0.01, weight_decay=0.1)
+    other = torch.optim.Muon(torch_weights, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(4):
-        for mine, its in zip(ours, theirs, strict=True):
-            mine.grad = torch.randn_like(mine)
-            its.grad = mine.grad.clone()
+        for own, torch_weight in zip(own_weights, torch_weights, strict=True):
+            own.grad = torch.randn_like(own)
+            torch_weight.grad = own.grad.clone()
         one.step()
         other.step()
-    for mine, its, before in zip(ours, theirs, start, strict=True):
-        way, its_way = (mine - before).flatten().detach(), (its - before).flatten().detach()
+    for own, torch_weight, before in zip(own_weights, torch_weights, start, strict=True):
+        way, its_way = (own - before).flatten().detach(), (torch_weight - before).flatten().detach()
         # torch's iteration is in bfloat16, hence not exactly ours.
         assert torch.nn.functional.cosine_similarity(way, its_way, dim=0) > 0.99
         assert way.norm() / its_way.norm() == pytest.approx(1, abs=0.05)
@@ -155,8 +155,8 @@ def official_lr(step, per_epoch, epochs):
 def test_the_rates_of_official_retrieval_are_those_of_the_released_code(name, epochs):
     recipe = load_recipe(FinetuneRecipe, find_recipe(name, FINETUNING), ["data.folder=x"])
     for step in (0, 1, 250, 499, 500, 579, 580, 581, 1300, 580 * epochs - 1):
-        found = recipe.optimizer.lr * lr_factor(step, 580 * epochs, 0.0, recipe.optimizer)
-        assert found == pytest.approx(official_lr(step, 580, epochs), rel=1e-9), step
+        lr = recipe.optimizer.lr * lr_factor(step, 580 * epochs, 0.0, recipe.optimizer)
+        assert lr == pytest.approx(official_lr(step, 580, epochs), rel=1e-9), step
 
 
 @pytest.mark.parametrize("name", ["icm", "iqm"])
@@ -167,13 +167,13 @@ def test_the_rates_of_official_matching_are_those_of_its_cyclic_schedule(name):
     named = [{"params": [p], "lr": 6e-6 if "bias" in key else 3e-6} for key, p in net.named_parameters()]
     official = torch.optim.AdamW(named)
     schedule = torch.optim.lr_scheduler.CyclicLR(official, 1.5e-7, 3e-6, step_size_up=3125, cycle_momentum=False)
-    ours = make_optimizers([ParameterGroup(list(net.parameters()), recipe.optimizer.lr)], recipe.optimizer, net)
+    optimizers = make_optimizers([ParameterGroup(list(net.parameters()), recipe.optimizer.lr)], recipe.optimizer, net)
     for step in range(6300):
         if step in (0, 1, 1000, 3124, 3125, 3126, 6249, 6250, 6251):
-            set_learning_rates(ours, step, 10**5, recipe.optimizer)
-            [found] = {group["lr"] for optimizer in ours for group in optimizer.param_groups}
+            set_learning_rates(optimizers, step, 10**5, recipe.optimizer)
+            [lr] = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
             [wanted] = {group["lr"] for group in official.param_groups}
-            assert found == pytest.approx(wanted, rel=1e-9), step
+            assert lr == pytest.approx(wanted, rel=1e-9), step
         official.step()
         schedule.step()
 
@@ -185,10 +185,10 @@ def test_weight_decay_covers_what_it_covers_in_the_official_code(name, decays):
     net = network()
     net.register_parameter("temperature", nn.Parameter(torch.tensor(0.07)))
     [adamw] = make_optimizers([ParameterGroup(list(net.parameters()), 0.1)], recipe.optimizer, net)
-    found = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
-    assert set(found.values()) == decays
+    decay_of = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert set(decay_of.values()) == decays
     for key, parameter in net.named_parameters():
-        assert found[id(parameter)] == (0.0 if name == "icm" and "bias" in key else max(decays)), key
+        assert decay_of[id(parameter)] == (0.0 if name == "icm" and "bias" in key else max(decays)), key
     assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.999)}  # AdamW's own, which the code leaves
     assert recipe.optimizer.max_grad_norm is None
 
@@ -212,8 +212,15 @@ def test_biases_may_learn_faster_and_decay_and_norms_do_not():
     net = network()
     options = OptimizerRecipe(weight_decay=0.01, bias_lr_scale=2.0, bias_weight_decay=0.02)
     [adamw] = make_optimizers([ParameterGroup(list(net.parameters()), 0.1)], options, net)
-    found = {id(p): (group["peak"], group["weight_decay"]) for group in adamw.param_groups for p in group["params"]}
-    assert len(found) == len(list(net.parameters()))
-    assert found[id(net["up"].bias)] == found[id(net["stem"].bias)] == found[id(net["norm"].bias)] == (0.2, 0.02)
-    assert found[id(net["norm"].weight)] == (0.1, 0.0)
-    assert found[id(net["up"].weight)] == found[id(net["words"].weight)] == (0.1, 0.01)
+    settings_of = {
+        id(p): (group["peak"], group["weight_decay"]) for group in adamw.param_groups for p in group["params"]
+    }
+    assert len(settings_of) == len(list(net.parameters()))
+    assert (
+        settings_of[id(net["up"].bias)]
+        == settings_of[id(net["stem"].bias)]
+        == settings_of[id(net["norm"].bias)]
+        == (0.2, 0.02)
+    )
+    assert settings_of[id(net["norm"].weight)] == (0.1, 0.0)
+    assert settings_of[id(net["up"].weight)] == settings_of[id(net["words"].weight)] == (0.1, 0.01)

@@ -80,8 +80,8 @@ def test_a_loss_that_is_not_a_number_stops_with_its_name_and_keeps_the_weights(t
         trainer.fit(batches)
     assert all(value.isfinite().all() for value in trainer.task.module.state_dict().values())
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == [5]
-    evidence = json.loads((tmp_path / "run" / "stopped" / "step-7.json").read_text())
-    assert evidence == {"step": 7, "losses": {"square": "nan", "size": "nan"}, "gradient_norm": "nan", "seed": 7}
+    nonfinite_step = json.loads((tmp_path / "run" / "stopped" / "step-7.json").read_text())
+    assert nonfinite_step == {"step": 7, "losses": {"square": "nan", "size": "nan"}, "gradient_norm": "nan", "seed": 7}
 
 
 @pytest.mark.parametrize(("value", "what"), [("inf", "loss"), ("steep", "gradient")])

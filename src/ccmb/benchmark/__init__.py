@@ -1,1 +1,1 @@
-"""Any model on any set, one result a file, and the table of all of them beside the published rows."""
+"""The benchmark: it measures models on sets, writes one result file each, and makes the leaderboard."""

@@ -1,7 +1,7 @@
-"""What a family of tasks brings to the benchmark: its sets, how a model is measured on one, and what a leaderboard
-shows of the result.
+"""Families of tasks in the benchmark: how each opens sets, measures a model, and shows its results in a leaderboard.
 
-Like `ccmb.tasks.family.TaskFamily` these are light, for the command line; the work is in `ccmb.benchmark.evaluation`.
+Like `ccmb.tasks.family.TaskFamily` these classes import little, for the command line; `ccmb.benchmark.evaluation` does
+the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ccmb.benchmark.evaluation.measurement import MeasuredSet, Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Result, Section, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -29,8 +29,8 @@ SectionT = TypeVar("SectionT", bound="Section")
 Interval = tuple[float, float]
 
 
-class Words(NamedTuple):
-    """The same in both languages."""
+class BilingualText(NamedTuple):
+    """A text in Chinese and in English."""
 
     zh: str
     en: str
@@ -38,40 +38,41 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a leaderboard shows a family: its metrics, in percent but for distances, and the one that orders.
+    """The columns of a family in a leaderboard. Metrics are in percent, except distances.
 
     Attributes:
-        title: of its part of the page.
-        columns: headings of its metrics by their key, without the main one.
-        main: key of the metric that orders and is compared, and its heading.
+        title: heading of the family's table.
+        columns: headings of the metrics by their keys, without the main metric.
+        main: key of the main metric, by which rows are ordered and compared.
+        main_words: heading of the main metric.
     """
 
-    title: Words
-    columns: dict[str, Words]
+    title: BilingualText
+    columns: dict[str, BilingualText]
     main: str
-    main_words: Words
+    main_words: BilingualText
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of all metrics, the main one last."""
+        """The keys of all metrics, the main metric last."""
         return *self.columns, self.main
 
     def of_fields(self, fields: object) -> dict[str, float]:
-        """The metrics that some object has, by their keys."""
+        """The metrics of an object that are not None, by their keys."""
         values = {key: getattr(fields, key) for key in self.keys}
         return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A set as the user asks for it.
+class SetRequest:
+    """The specification of a set by the user.
 
     Attributes:
         spec: `NAME=PATH`, or the path alone.
-        name, path: both apart.
-        fields: text fields of own pairs.
-        images: folder or tar of the images of own pairs.
-        classes, templates: what folders show, and the prompts that ask for it.
+        name, path: the two parts of `spec`.
+        fields: text fields of custom pairs.
+        images: folder or tar of the images of custom pairs.
+        classes, templates: class names of the folders, and prompts.
     """
 
     spec: str
@@ -88,11 +89,11 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     """One family of tasks in the benchmark.
 
     Attributes:
-        name: that of its `TaskFamily`, and of its section of a result.
-        options: what its sets read of the options of `ccmb benchmark`.
-        second_stage: those of the options that are of models that rank.
-        is_of_cards: whether the card of a published set may say that it is of this family.
-        instead_of: the family whose sets it is measured on, where it is asked for.
+        name: the name of its `TaskFamily`, and of its section in a result.
+        options: the options of `ccmb benchmark` that its sets use.
+        second_stage: names of the options that need a model with a second stage.
+        is_of_cards: whether the card of a published set may name this family.
+        instead_of: the family whose sets it uses, if an option asks for this family.
     """
 
     name: ClassVar[str]
@@ -104,11 +105,11 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     # --- measuring
 
     def settle(self, settings: Settings, options: OptionsT) -> Settings:
-        """The settings with what the family's options say."""
+        """The settings, completed by the options of the family."""
         return settings
 
     @abstractmethod
-    def open_set(self, asked: Asked) -> SetT:
+    def open_set(self, request: SetRequest) -> SetT:
         """Open a set.
 
         Raises:
@@ -116,27 +117,30 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         """
 
     def check(self, options: OptionsT, sets: Mapping[str, SetT], models: Sequence[str]) -> None:
-        """Refuse options that do nothing with any of these sets, by their specifications, or models.
+        """Refuse options that have no effect on any of these models and sets.
+
+        Args:
+            sets: by their specifications.
 
         Raises:
-            UsageError: one was given; the message names it.
+            UsageError: such an option was given; the message names it.
         """
         from ccmb.benchmark.models.open_model import may_rank
 
         options.need_second_stage(any(map(may_rank, models)), ", ".join(models), *self.second_stage)
 
     @abstractmethod
-    def depends_on(self, peer: Peer, opened: SetT, settings: Settings) -> dict[str, Any]:
-        """All that results depend on beyond model, data and what the settings of all families are."""
+    def depends_on(self, model: BenchmarkModel, opened: SetT, settings: Settings) -> dict[str, Any]:
+        """Everything that results depend on, beyond model, data and the settings that all families share."""
 
     @abstractmethod
     def measure(
-        self, peer: Peer, opened: SetT, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: SetT, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[SectionT]:
         """All metrics of a model on a set.
 
         Raises:
-            CcmbError: the model cannot do what the set asks, or none of the images can be read.
+            CcmbError: the model cannot do the task of the set, or none of the images can be read.
         """
 
     # --- what a leaderboard shows
@@ -144,10 +148,10 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     @property
     @abstractmethod
     def view(self) -> View:
-        """The columns."""
+        """The columns of the family in a leaderboard."""
 
     def section(self, result: Result) -> SectionT:
-        """The family's part of one of its results."""
+        """The section of the family in a result."""
         section: SectionT = getattr(result, self.name)
         return section
 
@@ -156,43 +160,43 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         """The metrics of a stage by the keys of the view, in percent, and the interval of the main one."""
 
     def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
-        """The main metric of drawn items, and what makes it percent."""
+        """The main metric as a function of resampled items, and the factor that makes it percent."""
         raise NotImplementedError(f"{self.name} draws its main metric by itself")
 
     def drawn_main(self, result: Result, stage: Stage) -> np.ndarray:
-        """The main metric of each draw, in percent; all results of one size draw the same images."""
+        """The main metric of each draw, in percent. All results of one size draw the same images."""
         import numpy as np
 
         from ccmb.tasks.common.resampling import draw_metrics
 
         metric, factor = self.main_metric(result, stage)
-        return factor * draw_metrics([metric], np.array(result.drawn_with))[:, 0]
+        return factor * draw_metrics([metric], np.array(result.resampling_unit))[:, 0]
 
     def raw_main(self, result: Result, stage: Stage) -> float:
         """The main metric in percent, not rounded."""
         from ccmb.tasks.common.resampling import on_all
 
         metric, factor = self.main_metric(result, stage)
-        return factor * on_all(metric, len(result.drawn_with))
+        return factor * on_all(metric, len(result.resampling_unit))
 
     @abstractmethod
     def variant(self, result: Result) -> str:
-        """Which part of the set it is, and how much there is of it."""
+        """The part of the set, and its size, as text."""
 
     @abstractmethod
     def stage_words(self, result: Result, stage: Stage) -> str:
-        """By what the model orders or judges; see `ccmb.benchmark.leaderboard.rows.Row`."""
+        """The scores that order or classify, as text; see `ccmb.benchmark.leaderboard.rows.Row`."""
 
     def comparable_by(self, result: Result) -> object:
-        """What is to be equal of results that are compared, besides data, prompts and setting."""
+        """A value that must be equal for two results to be compared, as data, prompts and setting must."""
         return None
 
     def measured_how(self, result: Result) -> str:
-        """What the source of a row says besides; begins with a comma, or is empty."""
+        """Further text about how a row was measured; it begins with a comma, or is empty."""
         return ""
 
 
 def rounded(metrics: Mapping[str, float], interval: Interval, factor: float) -> tuple[dict[str, float], Interval]:
-    """Metrics and an interval, made percent."""
+    """Metrics and an interval, multiplied by `factor` and rounded to two digits."""
     low, high = (round(factor * end, 2) for end in interval)
     return {key: round(factor * value, 2) for key, value in metrics.items()}, (low, high)

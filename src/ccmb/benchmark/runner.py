@@ -1,4 +1,4 @@
-"""`ccmb benchmark`: models x sets, one result file each; what is done is skipped, what was encoded is kept.
+"""`ccmb benchmark`: one result file for each model and set. Finished results are skipped, encoded galleries are kept.
 
 results/SET.SPLIT/MODEL.json    the results
 results/features/               encoded galleries; may be deleted at any time
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from ccmb.benchmark.evaluation.measurement import MeasuredSet, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer
-from ccmb.benchmark.models.open_model import label_and_source, open_peer
+from ccmb.benchmark.models.base import BenchmarkModel
+from ccmb.benchmark.models.open_model import label_and_source, open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.provenance import commit, hardware
 from ccmb.benchmark.results.result import Data, Measured, Result, Seen, read_result, result_key, slug
@@ -36,24 +36,24 @@ VERSION = 2  # of how results are made; a new one makes all of them anew
 
 @dataclass(slots=True)
 class Outcome:
-    """Result files that one call has written, those that were there already, and a line for each that failed."""
+    """The result files that were written, those that existed already, and a line for each failure."""
 
     measured: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def add(self, of: Outcome) -> None:
-        """What became of other measurements; that a model cannot be opened is said once, not once a set."""
-        self.measured += of.measured
-        self.skipped += of.skipped
-        self.failed += [line for line in of.failed if line not in self.failed]
+    def add(self, other: Outcome) -> None:
+        """Add the outcome of other measurements. Equal lines, as of a model that cannot be opened, are kept once."""
+        self.measured += other.measured
+        self.skipped += other.skipped
+        self.failed += [line for line in other.failed if line not in self.failed]
 
 
 class Job(NamedTuple):
-    """One measurement: of a model, on the set of this place."""
+    """One measurement: a model, and the index of a set."""
 
     model: str
-    place: int
+    set_index: int
 
 
 class Bench:
@@ -61,39 +61,45 @@ class Bench:
 
     def __init__(self, sets: Sequence[MeasuredSet], out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
-        self.sets = [(of, Readable(of)) for of in sets]
-        self._opened: tuple[str, Peer | CcmbError] | None = None
+        self.sets = [(opened, Readable(opened)) for opened in sets]
+        self._opened: tuple[str, BenchmarkModel | CcmbError] | None = None
 
     def name_of(self, job: Job) -> str:
-        return f"{label_and_source(job.model)[0]} on {self.sets[job.place][0].name}"
+        return f"{label_and_source(job.model)[0]} on {self.sets[job.set_index][0].name}"
 
     def measure(self, job: Job) -> Outcome:
-        """What becomes of one measurement."""
-        peer, (of, readable) = self._open(job.model), self.sets[job.place]
-        if isinstance(peer, CcmbError):
-            return Outcome(failed=[str(peer)])
+        """Make one measurement, unless its result exists already."""
+        model, (opened, readable) = self._open(job.model), self.sets[job.set_index]
+        if isinstance(model, CcmbError):
+            return Outcome(failed=[str(model)])
         try:
-            seen = _seen(job.model, of)
+            seen = _seen(job.model, opened)
         except CcmbError as error:  # a damaged record
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
-        path = self.out / slug(f"{of.name}.{of.split}") / f"{slug(peer.name)}.json"
-        key = _key(peer, of, self.settings, seen)
+        path = self.out / slug(f"{opened.name}.{opened.split}") / f"{slug(model.name)}.json"
+        key = _key(model, opened, self.settings, seen)
         if _is_done(path, key):
             return Outcome(skipped=[path])
         try:
             result = _result(
-                peer, of, readable=readable, cache=self.out / "features", settings=self.settings, key=key, seen=seen
+                model,
+                opened,
+                readable=readable,
+                cache=self.out / "features",
+                settings=self.settings,
+                key=key,
+                seen=seen,
             )
             write_json(path, result.model_dump(by_alias=True))
         except CcmbError as error:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
         return Outcome(measured=[path])
 
-    def _open(self, model: str) -> Peer | CcmbError:
+    def _open(self, model: str) -> BenchmarkModel | CcmbError:
         if self._opened is None or self._opened[0] != model:
             self._opened = None  # the last one's memory is free before the next one is loaded
             try:
-                self._opened = model, open_peer(model, self.settings.context_length, self.settings.ranking)
+                self._opened = model, open_model(model, self.settings.context_length, self.settings.ranking)
             except CcmbError as error:
                 self._opened = model, error
         return self._opened[1]
@@ -106,7 +112,7 @@ def run_benchmark(
     settings: Settings,
     devices: Sequence[str] = (),
 ) -> Outcome:
-    """Measure every model on every set; one that fails does not keep the others from being measured.
+    """Measure all models on all sets. A failed measurement does not stop the others.
 
     Args:
         devices: "cuda:0", "cpu" and so on: a process of each shares the measurements. By default this process makes
@@ -117,14 +123,14 @@ def run_benchmark(
         CcmbError: there is no such device.
     """
     _check_names([label_and_source(model)[0] for model in models], "--model", "LABEL=MODEL")
-    _check_names([f"{of.name}.{of.split}" for of in sets], "--data", "NAME=PAIRS")
+    _check_names([f"{opened.name}.{opened.split}" for opened in sets], "--data", "NAME=PAIRS")
     bench, outcome = Bench(sets, out, settings), Outcome()
-    jobs = [Job(model, place) for model in models for place in range(len(sets))]
+    jobs = [Job(model, index) for model in models for index in range(len(sets))]
     if devices:
         if settings.ranking.precision == "int8":
             for model in models:  # makes the exports, which only one process at a time can
                 with suppress(CcmbError):  # as the measurements will say
-                    open_peer(model, settings.context_length, settings.ranking)
+                    open_model(model, settings.context_length, settings.ranking)
         with progress("benchmark", len(jobs), "measurements") as advance:
             for job, done in share(bench.measure, jobs, devices):
                 if isinstance(done, ProcessLost):
@@ -132,8 +138,8 @@ def run_benchmark(
                 outcome.add(done)
                 advance(1, bench.name_of(job))
         return outcome
-    for number, job in enumerate(jobs, start=1):
-        _LOG.info("[%d/%d] %s", number, len(jobs), bench.name_of(job), extra=BARE)
+    for position, job in enumerate(jobs, start=1):
+        _LOG.info("[%d/%d] %s", position, len(jobs), bench.name_of(job), extra=BARE)
         outcome.add(bench.measure(job))
     return outcome
 
@@ -147,18 +153,18 @@ def _check_names(names: Sequence[str], option: str, form: str) -> None:
             raise UsageError(f"{option}: two are called '{name}'; give {form}")
 
 
-def _seen(model: str, of: MeasuredSet) -> Seen | None:
-    """How many of a set's images a model was trained on."""
-    mark = seen_mark(seen_by(label_and_source(model)[1]), [sample.image for sample in of.samples])
+def _seen(model: str, opened: MeasuredSet) -> Seen | None:
+    """The images of a set that a model was trained on; None if nothing is known of its training data."""
+    mark = seen_mark(seen_by(label_and_source(model)[1]), [sample.image for sample in opened.samples])
     return None if mark is None else Seen.model_validate(mark)
 
 
-def _key(peer: Peer, of: MeasuredSet, settings: Settings, seen: Seen | None) -> str:
-    rest: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
+def _key(model: BenchmarkModel, opened: MeasuredSet, settings: Settings, seen: Seen | None) -> str:
+    values: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
     if seen is not None and seen.images:
-        rest["seen"] = seen.images
-    rest |= BENCHMARKS[of.family].depends_on(peer, of, settings)
-    return result_key(version=VERSION, model=peer.fingerprint, data=of.revision, **rest)
+        values["seen"] = seen.images
+    values |= BENCHMARKS[opened.family].depends_on(model, opened, settings)
+    return result_key(version=VERSION, model=model.fingerprint, data=opened.revision, **values)
 
 
 def _is_done(path: Path, key: str) -> bool:
@@ -169,17 +175,23 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _result(
-    peer: Peer, of: MeasuredSet, readable: Readable, cache: Path, settings: Settings, key: str, seen: Seen | None
+    model: BenchmarkModel,
+    opened: MeasuredSet,
+    readable: Readable,
+    cache: Path,
+    settings: Settings,
+    key: str,
+    seen: Seen | None,
 ) -> Result:
-    measured = BENCHMARKS[of.family].measure(peer, of, readable, cache, settings)
+    measured = BENCHMARKS[opened.family].measure(model, opened, readable, cache, settings)
     return Result(
         key=key,
         model=Measured(
-            name=peer.name, kind=peer.kind, fingerprint=peer.fingerprint,
-            context_length=peer.context_length, stages=2 if peer.can_rank else 1,
+            name=model.name, kind=model.kind, fingerprint=model.fingerprint,
+            context_length=model.context_length, stages=2 if model.can_rank else 1,
         ),
         data=Data(
-            name=of.name, split=of.split, revision=of.revision,
+            name=opened.name, split=opened.split, revision=opened.revision,
             images=measured.images, texts=measured.texts, unreadable=measured.unreadable,
         ),
         seen=seen,
@@ -190,8 +202,8 @@ def _result(
         cascade=None if measured.ranking is None else measured.ranking.cascade,
         seed=settings.seed,
         draws=settings.draws,
-        **{of.family: measured.section},
-        drawn_with=measured.drawn_with,
+        **{opened.family: measured.section},
+        resampling_unit=measured.resampling_unit,
         commit=commit(),
         hardware=hardware(),
         seconds=measured.seconds,

@@ -1,4 +1,4 @@
-"""A list of jobs shared among devices: one process each, which takes the next job when it is done with one."""
+"""Sharing a list of jobs among devices: one process for each, which takes the next job when it has finished one."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Done = TypeVar("Done")
 def share(
     function: Callable[[Job], Done], jobs: Sequence[Job], devices: Sequence[str]
 ) -> Iterator[tuple[Job, Done | ProcessLost]]:
-    """Jobs with what the function made of them, in the order in which they get done.
+    """Run the function on all jobs; yields each job with its result, in the order in which they finish.
 
-    A process that is lost takes one job with it, and the others go on; where none is left, all other jobs are lost too.
+    A process that is lost loses one job, and the others go on. If no process is left, all other jobs are lost too.
 
     Args:
         function: picklable; it sees its own device alone, and `choose_device("auto")` is that one.
@@ -63,16 +63,16 @@ def share(
 
 
 class _Process:
-    """One of them; it ends with the `with` statement, and with the process that made it."""
+    """The process of a device. It ends with the `with` statement, and with its parent."""
 
     def __init__(self, function: Callable[[Any], Any], device: str, cpus: int) -> None:
         self.device = device
-        self.pipe, theirs = multiprocessing.Pipe()
+        self.pipe, child_pipe = multiprocessing.Pipe()
         self._child = multiprocessing.get_context("spawn").Process(
-            target=_answer, args=(function, device, cpus, theirs, shown_as_lines()), daemon=True
+            target=_answer, args=(function, device, cpus, child_pipe, shown_as_lines()), daemon=True
         )
         self._child.start()
-        theirs.close()  # only the child holds it, so that its end is seen here
+        child_pipe.close()  # only the child holds it, so that its end is seen here
 
     def give(self, job: Any) -> None:
         with suppress(OSError):  # it has ended, as `answer` will say
@@ -119,5 +119,5 @@ def _visible(device: str) -> str:
     """The value of CUDA_VISIBLE_DEVICES that leaves this one device, or none for the CPU."""
     if device == "cpu":
         return ""
-    place, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[place] if visible else str(place)
+    index, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[index] if visible else str(index)

@@ -96,11 +96,11 @@ def _open_sets(models: Sequence[str], data: Sequence[str], given: Mapping[str, A
     Raises:
         UsageError: one was given; the message names it.
     """
-    from ccmb.benchmark.evaluation.sets import open_set
+    from ccmb.benchmark.evaluation.sets import open_measured_set
 
     how = {name: given[name] for name in OF_SETS if name in given}
     fields = PairOptions.read(given).fields
-    sets = [open_set(spec, fields=fields, **how) for spec in data]
+    sets = [open_measured_set(spec, fields=fields, **how) for spec in data]
     names = list(dict.fromkeys(opened.family for opened in sets))
     options = {name: family.options for name, family in BENCHMARKS.items()}
     reads = {name: {*one.table()} for name, one in options.items()}

@@ -17,6 +17,7 @@ from ccmb.cli.common.options import (
     print_result,
     say_unreadable,
 )
+from ccmb.core.json_values import json_values
 from ccmb.core.signals import orderly_end
 from ccmb.core.terminal import visible_line
 
@@ -205,7 +206,7 @@ def search(
             f"the budget was up after {answer.ranked} candidates; those after them are in order of cosine", err=True
         )
     lines = [_line(position, hit) for position, hit in enumerate(answer.hits, start=offset + 1)]
-    values = [{**asdict(hit), "source": str(hit.source)} for hit in answer.hits]
+    values = [{**json_values(hit, first_stage_rank="place"), "source": str(hit.source)} for hit in answer.hits]
     print_result(values, as_json, "\n".join(lines) or ("nothing found" if min_probability is None else "no match"))
 
 

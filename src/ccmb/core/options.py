@@ -31,7 +31,7 @@ class Flag:
     show_default: bool = True
 
     def written(self, name: str, value: object) -> str:
-        """The longest form, of a switch the one for its value."""
+        """The longest form of the flag; for a switch, the form for its value."""
         forms = [form.split("/") for form in self.forms or (f"--{name.replace('_', '-')}",)]
         return max((form[-1] if value is False else form[0] for form in forms), key=len)
 
@@ -46,7 +46,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What all classes of options have in common.
+    """The base of all classes of options.
 
     Attributes:
         flags_given: the options that the user gave, by name, as they were written; the others have their defaults.
@@ -64,7 +64,7 @@ class Options:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Self:
-        """The options with what was given of them; what is none of theirs is left out."""
+        """The options with the given values; values of other options are ignored."""
         own = {name: value for name, value in given.items() if name in cls.table()}
         return cls(**own, flags_given=flags_of(own, [cls]))
 
@@ -72,23 +72,23 @@ class Options:
         return name in self.flags_given
 
     def refuse(self, what_they_are: str, *names: str, instead: str = "leave {} out") -> None:
-        """Raise a UsageError that names those of some options that were given, if one was; see `refuse`."""
+        """Raise a UsageError that names the given ones of some options, if there are any; see the function `refuse`."""
         refuse((self.flags_given[name] for name in names if self.is_given(name)), what_they_are, instead)
 
     def need_second_stage(self, can_rank: bool, model: str, *names: str) -> None:
-        """The same of options of the second stage, if the model has none."""
+        """Refuse options of the second stage if the model has no second stage."""
         if not can_rank:
             self.refuse(f"of the second stage, which {model} has not (PRD2: no cross encoders)", *names)
 
 
 def flags_of(given: Mapping[str, Any], classes: Iterable[type[Options]]) -> dict[str, str]:
-    """The flags of what was given, as they were written, by the options' names in some classes."""
+    """The flags of the given options as they were written, by the names of the options."""
     flags = {name: option.flag for one in classes for name, option in one.table().items()}
     return {name: flags[name].written(name, value) for name, value in given.items()}
 
 
 def refuse(flags: Iterable[str], what_they_are: str, instead: str = "leave {} out") -> None:
-    """Raise a UsageError that names some options, if there is one.
+    """Raise a UsageError that names the given flags, if there are any.
 
     Args:
         what_they_are: such as "of captions".
@@ -102,7 +102,7 @@ def refuse(flags: Iterable[str], what_they_are: str, instead: str = "leave {} ou
 
 
 def refuse_unread(given: Mapping[str, str], mode: str, reads: Mapping[str, Collection[str]]) -> None:
-    """Raise a UsageError that names the first option that was given and that a mode does not read, if there is one.
+    """Raise a UsageError that names the first given option that a mode does not read, if there is one.
 
     Args:
         given: the options' flags by their names.

@@ -123,8 +123,8 @@ class Excludes:
         if self._paths is None:
             return False
         source = unicodedata.normalize("NFC", source.rstrip("/"))
-        whole = (name, f"{source.rpartition('/')[2]}/{name}", f"{source}/{name}")
-        return any(self._paths.fullmatch(path) for path in whole)
+        spellings = (name, f"{source.rpartition('/')[2]}/{name}", f"{source}/{name}")
+        return any(self._paths.fullmatch(path) for path in spellings)
 
 
 def _regex(pattern: str) -> str:

@@ -43,11 +43,11 @@ def _merged(key: str, lines: Sequence[Sample]) -> Sample:
     if all(len(line.fields) == len(first.fields) for line in lines):
         fields = tuple(_united(of_field) for of_field in zip(*(line.fields for line in lines), strict=True))
     texts = tuple(text for of_field in fields for text in of_field) or _united([line.texts for line in lines])
-    group, twin = (
+    group, swapped_id = (
         next((value for line in lines if (value := getattr(line, name)) is not None), None)
-        for name in ("group", "twin")
+        for name in ("group", "swapped_id")
     )
-    return Sample(key, texts, split=first.split, group=group, extra=_extra(lines), fields=fields, twin=twin)
+    return Sample(key, texts, split=first.split, group=group, extra=_extra(lines), fields=fields, swapped_id=swapped_id)
 
 
 def _united(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:

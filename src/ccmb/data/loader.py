@@ -59,9 +59,9 @@ class BatchPlan:
         made, order = (-1, False), np.empty(0, dtype=np.int64)
         for step in range(start, stop):
             epoch, position = divmod(step, self.steps_per_epoch)
-            wanted = (epoch, step >= self.group_from)
-            if wanted != made:
-                made, order = wanted, self.epoch_order(*wanted)
+            current = (epoch, step >= self.group_from)
+            if current != made:
+                made, order = current, self.epoch_order(*current)
             chosen = order[position * self.batch : (position + 1) * self.batch]
             yield [(epoch, int(index)) for index in chosen[self.rows]]
 

@@ -96,9 +96,9 @@ def sample_of_line(line: dict[str, object], fields: Sequence[str] | None, where:
     by_field = _texts(line, fields, where)
     texts = tuple(text for field_texts in by_field for text in field_texts)
     extra = {key: value for key, value in line.items() if key not in {*_NOT_TEXTS, *fields}}
-    group, twin = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
+    group, swapped_id = (None if line.get(key) is None else str(line[key]) for key in ("group", "twin"))
     split = str(line.get("split", "train"))
-    return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, twin=twin)
+    return Sample(image, texts, split=split, group=group, extra=extra, fields=by_field, swapped_id=swapped_id)
 
 
 def readable_samples(samples: Sequence[Sample], images: ImageSource) -> tuple[list[Sample], list[str]]:

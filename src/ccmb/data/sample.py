@@ -17,8 +17,9 @@ class Sample:
         extra: the other values of the data file's line.
         fields: the same texts by field, in the order in which the fields were asked for; a field that the line lacks is
             empty.
-        twin: samples with equal twins hold the same things with swapped attributes (a red boat and a blue fish, a blue
-            boat and a red fish); None has no twin.
+        swapped_id: samples with equal ids are attribute-swapped counterparts: they hold the same things with swapped
+            attributes (a red boat and a blue fish, a blue boat and a red fish). None: the sample has no counterpart.
+            In `pairs.jsonl` and in shards the key is `twin`.
     """
 
     image: str
@@ -27,4 +28,4 @@ class Sample:
     group: str | None = None
     extra: dict[str, object] | None = None
     fields: tuple[tuple[str, ...], ...] = ()
-    twin: str | None = None
+    swapped_id: str | None = None

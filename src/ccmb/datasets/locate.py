@@ -76,6 +76,6 @@ def open_images(folder: Path, images: Path | None, usual: Iterable[str] = ()) ->
         CcmbError: see `ImageSource.open`.
     """
     if images is None:
-        places = [folder / name for name in (*usual, "images", "images.tar")]
-        images = next((path for path in places if path.exists()), folder)
+        candidates = [folder / name for name in (*usual, "images", "images.tar")]
+        images = next((path for path in candidates if path.exists()), folder)
     return NamedImages(ImageSource.open(images))

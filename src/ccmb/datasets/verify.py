@@ -87,7 +87,7 @@ def verify_dataset(
     names = known if split is None else [known_split(split, known, card.title)]
     checked, errors = Checked(card.name, str(folder)), []
     others = [names_of_set(spec) for spec in against]
-    image_source: dict[bytes, tuple[str, str]] = {}
+    first_by_digest: dict[bytes, tuple[str, str]] = {}
     photos: dict[Photo, tuple[str, str]] = {}
     galleries: dict[str, list[str]] = {}
     for split_name in names:
@@ -103,7 +103,7 @@ def verify_dataset(
         checked.splits[split_name] = counts
         _check_counts(card, split_name, counts, problems)
         _check_texts(dataset, problems)
-        _check_images(dataset, image_source, problems)
+        _check_images(dataset, first_by_digest, problems)
         check_across_splits(split_name, dataset.gallery, photos, problems)
         galleries[split_name] = dataset.gallery
     if not checked.splits:

@@ -1,9 +1,8 @@
-"""`ccmb corpus demo`: a corpus of the simulated web from end to end, and how much of the planted faults it removed."""
+"""`ccmb corpus demo`: a corpus of the simulated web from end to end, and the recall of its filters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ccmb.core.aligning import aligned
 from ccmb.core.config.recipe_files import load_recipe
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, write_json
+from ccmb.core.json_values import json_values
 from ccmb.corpus.analysis.page import write_corpus_page
 from ccmb.corpus.analysis.statistics import statistics
 from ccmb.corpus.assembly.build import build_corpus
@@ -64,15 +64,18 @@ def run_demo(out: Path, images: int, compare: bool) -> dict[str, Any]:
         recipe = load_recipe(ZeroRecipe, find_corpus_recipe("zero"), OVERRIDES)
         inputs = Inputs(impressions=[str(web / "impressions")], pages=[str(web / "pages.jsonl")])
         build_corpus(inputs, recipe, out / "corpus")
-    planted = recall_of_filters(web, out / "corpus")
+    recalls = recall_of_filters(web, out / "corpus")
     report: dict[str, Any] = {
-        "planted": [asdict(recall) | {"share": recall.share, "target": recall.target} for recall in planted]
+        "planted": [
+            json_values(recall, total="planted") | {"share": recall.share, "target": recall.target}
+            for recall in recalls
+        ]
     }
     if compare:
         from ccmb.demos.corpus_comparison import compare_corpora, comparison_section
 
         report["comparison"] = compare_corpora(web, out / "corpus", out)
-    further = [planted_section(planted)] + ([comparison_section(report["comparison"])] if compare else [])
+    further = [ground_truth_section(recalls)] + ([comparison_section(report["comparison"])] if compare else [])
     metrics = statistics(out / "corpus")
     write_corpus_page(out / "corpus", metrics, out / "stats.html", SHOWN, further)
     report["corpus"] = {name: metrics[name] for name in ("pictures", "pairs", "pairs_by_field", "statuses")}
@@ -81,22 +84,22 @@ def run_demo(out: Path, images: int, compare: bool) -> dict[str, Any]:
 
 
 def web_of(images: int, base: str) -> SimulatedWeb:
-    """The settings of a simulated web with so many images, each of which is shown often."""
+    """The settings of a simulated web with `images` images, each of which is shown often."""
     return SimulatedWeb(
         images=images, impressions=images * IMPRESSIONS_OF_A_IMAGE, reposts=REPOSTS, base_url=base.rstrip("/")
     )
 
 
-def planted_section(planted: Sequence[FilterRecall]) -> str:
+def ground_truth_section(recalls: Sequence[FilterRecall]) -> str:
     rows = []
-    for recall in planted:
+    for recall in recalls:
         relation = "≤" if recall.kind == "good_pairs_lost" else "≥"
         mark = "good" if recall.reached else "bad"
         share = f'<span class="{mark}">{percent(100 * recall.share)} %</span>'
         rows.append(
             (
                 both(*LABELS[recall.kind]),
-                f"{recall.planted:,}",
+                f"{recall.total:,}",
                 f"{recall.removed:,}",
                 share,
                 f"{relation} {100 * recall.target:.0f} %",

@@ -1,8 +1,7 @@
-"""`ccmb quickstart`: draw a corpus, pre-train R2D2, evaluate both stages, index the gallery, and report; in full, learn
-to describe and to paint images too.
+"""`ccmb quickstart`: a synthetic corpus, pre-training, an evaluation of both stages, a search index, and a report.
 
-Everything goes into one folder, and every part is skipped where it is already done, so that the same command goes on
-after any stop and ends in the same metrics.
+In full it also trains a captioner and an image generator. Everything goes into one folder. Finished parts are skipped,
+so that the same command goes on after any stop and ends in the same metrics.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is drawn and trained."""
+    """The size of a quickstart: images and training."""
 
     recipe: str
     train_scenes: int

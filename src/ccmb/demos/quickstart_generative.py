@@ -21,7 +21,7 @@ SHOWN = 6  # images with captions on the page, and texts with generated images
 
 @dataclass(frozen=True, slots=True)
 class Generative:
-    """How much is trained and measured.
+    """The size of the generative half: training and measuring.
 
     Attributes:
         caption_changes, paint_changes: `key=value` changes to the recipes drawn-caption and drawn-generation.

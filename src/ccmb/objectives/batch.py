@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.training.distributed import largest
+from ccmb.training.distributed import all_reduce_max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,8 @@ class Batch:
         input_ids, attention_mask: (B, T) texts.
         maskable: (B, T) True for real words.
         image_ids: (B,) samples with equal ids show the same image.
-        twin_ids: (B,) samples with equal ids are twins, see `Sample.twin`; None where nothing is known of twins.
+        swapped_ids: (B,) samples with equal ids are attribute-swapped counterparts, see `Sample.swapped_id`; None if
+            unknown.
         names, texts: the images' names and the texts as written, for inspection; may be left out.
         text_ids: (B, W) first the id of each pair's text, then the ids of other texts that its image is known to have;
             -1 for none. Equal texts have equal ids. None where ids are unknown: then tokens are compared.
@@ -37,7 +38,7 @@ class Batch:
     image_ids: Tensor
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    twin_ids: Tensor | None = None
+    swapped_ids: Tensor | None = None
     text_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -80,12 +81,12 @@ class Batch:
         return Batch(**{name: join(name) for name in Batch.__slots__})
 
 
-def level(batch: Batch) -> Batch:
+def pad_to_global_longest(batch: Batch) -> Batch:
     """Pad the batch's texts to the longest text of all processes.
 
     Gathered tensors then have one shape, and the random numbers of a row are those that one process would draw.
     """
-    missing = largest(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
+    missing = all_reduce_max(batch.input_ids.shape[1]) - batch.input_ids.shape[1]
     if not missing:
         return batch
     padded: dict[str, Any] = {

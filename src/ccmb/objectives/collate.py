@@ -28,14 +28,16 @@ class Collate:
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor, self.samples = processor, samples
         self.image_ids: list[int] | None = None
-        self.twin_ids: list[int] | None = None
+        self.swapped_ids: list[int] | None = None
         self.shared: dict[int, tuple[int, ...]] = {}
         if samples is not None:
             # Samples of one image share an id, whatever line of the file they stand in.
             names = {name: number for number, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
             self.image_ids = [names[sample.image] for sample in samples]
-            twins = {twin: number for number, twin in enumerate(dict.fromkeys(map(_twin, samples)))}
-            self.twin_ids = [twins[_twin(sample)] for sample in samples]
+            id_of_swapped = {
+                swapped_id: number for number, swapped_id in enumerate(dict.fromkeys(map(_swapped_id, samples)))
+            }
+            self.swapped_ids = [id_of_swapped[_swapped_id(sample)] for sample in samples]
             self.shared = shared_texts(samples)
 
     def __call__(self, items: Sequence[Item | str]) -> tuple[Batch | None, list[str]]:
@@ -56,7 +58,9 @@ class Collate:
             ),
             names=tuple(self.samples[index].image for index in indices) if self.samples is not None else (),
             texts=tuple(texts),
-            twin_ids=torch.tensor([self.twin_ids[index] for index in indices]) if self.twin_ids is not None else None,
+            swapped_ids=torch.tensor([self.swapped_ids[index] for index in indices])
+            if self.swapped_ids is not None
+            else None,
             text_ids=torch.tensor([known_texts(*of_pair) for of_pair in zip(texts, known, strict=True)]),
         )
         return batch, unreadable
@@ -70,8 +74,8 @@ class Collate:
         return Batch.cat(batches, self.processor.tokenizer.pad_token_id), unreadable
 
 
-def _twin(sample: Sample) -> str:
-    return sample.twin or f"\0{sample.image}"
+def _swapped_id(sample: Sample) -> str:
+    return sample.swapped_id or f"\0{sample.image}"
 
 
 class LabelledCollate:

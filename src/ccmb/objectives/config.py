@@ -30,8 +30,8 @@ class PreRanking(Objective):
     RETIRED: ClassVar = {"spare_twins": "ignore_swapped"}
     ignore_swapped: bool = Field(
         False,
-        description="the towers need not tell twins apart (see Sample.twin): neither GCPR nor TgD counts them as "
-        "negatives, FGR alone does (our choice)",
+        description="the towers need not tell attribute-swapped counterparts apart (equal `twin` in pairs.jsonl): "
+        "neither GCPR nor TgD counts them as negatives, FGR alone does (our choice)",
     )
 
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
-from ccmb.objectives.pre_ranking import similarity, soft_cross_entropy, spare
+from ccmb.objectives.pre_ranking import mask_ignored, similarity, soft_cross_entropy
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
 from ccmb.r2d2.towers.stillness import is_frozen
 
@@ -166,9 +166,9 @@ def tgd_loss(
     temperature: Tensor,
     alpha: float = 0.4,
     rows: slice = slice(None),
-    spared_RB: Tensor | None = None,
+    ignore_mask_RB: Tensor | None = None,
     known: Identities | None = None,
-    image_spared_RB: Tensor | None = None,
+    image_ignore_mask_RB: Tensor | None = None,
 ) -> Tensor:
     """TgD, target-guided distillation (scalar).
 
@@ -181,29 +181,29 @@ def tgd_loss(
         image_ids_B: samples with equal ids show the same image.
         alpha: trust in the teacher, in [0, 1].
         rows: where this process's rows stand in the global batch.
-        spared_RB: True where a column of the batch, a text, counts for nothing in a row; no positives.
+        ignore_mask_RB: True where a column of the batch, a text, counts for nothing in a row; no positives.
         known: which texts are equal; without it only samples of one image are positives of each other. Of a queued
             image only the text that it stood with is known.
-        image_spared_RB: the same of columns that are images; by default, and without `known`, `spared_RB`.
+        image_ignore_mask_RB: the same of columns that are images; by default, and without `known`, `ignore_mask_RB`.
     """
     texts_RC, images_RC, weights_C = _tgd_labels(image_ids_B[rows], image_ids_B, queue, known)
     if known is None:
-        image_spared_RB = spared_RB
+        image_ignore_mask_RB = ignore_mask_RB
     log_weights_C = weights_C.log()
 
     def direction(
-        student_RD: Tensor, teacher_RD: Tensor, columns_CD: Tensor, labels_RC: Tensor, spared_RB: Tensor | None
+        student_RD: Tensor, teacher_RD: Tensor, columns_CD: Tensor, labels_RC: Tensor, ignore_mask_RB: Tensor | None
     ) -> Tensor:
         with torch.no_grad():
             guess_RC = similarity(teacher_RD, columns_CD, temperature) + log_weights_C
-            targets_RC = alpha * spare(guess_RC, spared_RB).softmax(1) + (1.0 - alpha) * labels_RC
+            targets_RC = alpha * mask_ignored(guess_RC, ignore_mask_RB).softmax(1) + (1.0 - alpha) * labels_RC
         logits_RC = similarity(student_RD, columns_CD, temperature) + log_weights_C
-        return soft_cross_entropy(spare(logits_RC, spared_RB), targets_RC)
+        return soft_cross_entropy(mask_ignored(logits_RC, ignore_mask_RB), targets_RC)
 
     all_text_CD = torch.cat([teacher_text_BD.detach(), queue.text])
     all_image_CD = torch.cat([teacher_image_BD.detach(), queue.image])
-    from_images = direction(image_RD, teacher_image_BD[rows], all_text_CD, texts_RC, spared_RB)
-    from_texts = direction(text_RD, teacher_text_BD[rows], all_image_CD, images_RC, image_spared_RB)
+    from_images = direction(image_RD, teacher_image_BD[rows], all_text_CD, texts_RC, ignore_mask_RB)
+    from_texts = direction(text_RD, teacher_text_BD[rows], all_image_CD, images_RC, image_ignore_mask_RB)
     return (from_images + from_texts) / 2
 
 

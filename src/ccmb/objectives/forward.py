@@ -54,9 +54,9 @@ def rank_rows(
 
     def rank(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         if chunk is None:
-            some, some_images, some_texts = pairs.rows(rows), images, texts
+            some, some_images, some_texts = pairs.select_rows(rows), images, texts
         else:
-            needed_images, needed_texts, some = pairs.rows(rows).needed()
+            needed_images, needed_texts, some = pairs.select_rows(rows).referenced_items()
             some_images, some_texts = images[needed_images], texts[needed_texts]
         wanted = len(some.labels) // 3 if read else 0
         ranked = model.rank(some_images, some_texts, some.image_index, some.text_index, wanted)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
-from ccmb.training.distributed import draw_rows, global_mean
+from ccmb.training.distributed import global_mean, rank_slice_of
 
 IGNORED = -100  # the label of a place that holds no masked token
 
@@ -79,12 +79,12 @@ def mask_tokens(
     """
     count, length = input_ids_BT.shape
     device = input_ids_BT.device
-    uniform_BT = draw_rows(lambda rows: torch.rand(rows, length, generator=generator, device=device), count)
+    uniform_BT = rank_slice_of(lambda rows: torch.rand(rows, length, generator=generator, device=device), count)
     positions = (uniform_BT < probability) & maskable_BT
     # One draw decides all: below 0.8 p a mask, below 0.9 p a random word, else the token stays.
     masked = positions & (uniform_BT < 0.8 * probability)
     replaced = positions & ~masked & (uniform_BT < 0.9 * probability)
-    random_ids = draw_rows(
+    random_ids = rank_slice_of(
         lambda rows: torch.randint(vocabulary, (rows, length), generator=generator, device=device), count
     )
     hidden = torch.where(replaced, random_ids, input_ids_BT.masked_fill(masked, mask_id))

@@ -20,7 +20,7 @@ from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.forward import encode_images, encode_texts
 from ccmb.objectives.gradient_cache import in_chunks
-from ccmb.objectives.pre_ranking import even_targets, similarity
+from ccmb.objectives.pre_ranking import multi_positive_targets, similarity
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 from ccmb.training.distributed import gather, global_mean
 
@@ -85,7 +85,7 @@ def labelled_gcpr_loss(
         (text_BD, all_image_ND, same_image_BN | (same_text_BN & match_N)),
     ):
         log_probabilities_BN = similarity(rows, columns, temperature).log_softmax(1)
-        summed = summed - ((even_targets(positives_BN) * log_probabilities_BN).sum(1) * match_B).sum()
+        summed = summed - ((multi_positive_targets(positives_BN) * log_probabilities_BN).sum(1) * match_B).sum()
     return global_mean(summed / 2, match_B.float().sum())
 
 

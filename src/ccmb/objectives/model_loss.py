@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
 from ccmb.objectives.ranking import IGNORED, draw_pairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput
 
@@ -28,9 +28,9 @@ def model_loss(
         image_ids: (B,) so are samples of equal ids; by default every image is another one.
     """
     own = torch.arange(len(images), device=input_ids.device)
-    positives = same_image(own if image_ids is None else image_ids)
+    positives = positive_mask(own if image_ids is None else image_ids)
     positives = positives | (input_ids[:, None] == input_ids[None]).all(2)
-    loss = gcpr_loss(images.embed, texts.embed, model.temperature, even_targets(positives))
+    loss = gcpr_loss(images.embed, texts.embed, model.temperature, multi_positive_targets(positives))
     if not model.can_rank:
         return loss
     with torch.no_grad():

@@ -17,7 +17,7 @@ from ccmb.core.floats import as_default_float, at_least_float32
 from ccmb.objectives.gradient_cache import in_chunks
 
 
-def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
+def positive_mask(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
     """(R, B) True where two samples show the same image, and so are positives of each other.
 
     Args:
@@ -26,7 +26,7 @@ def same_image(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor
     return image_ids_R[:, None] == (image_ids_R if image_ids_B is None else image_ids_B)[None, :]
 
 
-def even_targets(positives_RB: Tensor) -> Tensor:
+def multi_positive_targets(positives_RB: Tensor) -> Tensor:
     """(R, B) targets whose rows sum to 1: the mass is shared evenly among a row's positives (official code)."""
     targets = as_default_float(positives_RB)
     return targets / targets.sum(1, keepdim=True)
@@ -50,12 +50,12 @@ def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     return -(targets_BC * log_probabilities_BC).sum(1).mean()
 
 
-def spare(logits_RC: Tensor, spared_RB: Tensor | None) -> Tensor:
+def mask_ignored(logits_RC: Tensor, ignore_mask_RB: Tensor | None) -> Tensor:
     """The logits, -inf where one of the first B columns counts for nothing in a row."""
-    if spared_RB is None:
+    if ignore_mask_RB is None:
         return logits_RC
-    spared_RC = F.pad(spared_RB, (0, logits_RC.shape[1] - spared_RB.shape[1]))
-    return logits_RC.masked_fill(spared_RC, -torch.inf)
+    ignore_mask_RC = F.pad(ignore_mask_RB, (0, logits_RC.shape[1] - ignore_mask_RB.shape[1]))
+    return logits_RC.masked_fill(ignore_mask_RC, -torch.inf)
 
 
 def gcpr_loss(
@@ -67,30 +67,32 @@ def gcpr_loss(
     image_BD: Tensor | None = None,
     text_BD: Tensor | None = None,
     chunk: int | None = None,
-    spared_RB: Tensor | None = None,
+    ignore_mask_RB: Tensor | None = None,
     image_targets_RB: Tensor | None = None,
-    image_spared_RB: Tensor | None = None,
+    image_ignore_mask_RB: Tensor | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss (scalar) of this process's rows against the global batch; L2-normalised embeddings.
 
     Args:
         targets_RB: of the rows' images over all texts, rows summing to 1.
         image_BD, text_BD: of the global batch, gathered with gradient; by default the rows' own.
-        spared_RB: True where a column counts for nothing in a row; its target must be 0.
+        ignore_mask_RB: True where a column counts for nothing in a row; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
-        image_targets_RB, image_spared_RB: of the rows' texts over all images; by default the same.
+        image_targets_RB, image_ignore_mask_RB: of the rows' texts over all images; by default the same.
     """
     if image_targets_RB is None:
-        image_targets_RB, image_spared_RB = targets_RB, spared_RB
+        image_targets_RB, image_ignore_mask_RB = targets_RB, ignore_mask_RB
     every_image, every_text = image_RD if image_BD is None else image_BD, text_RD if text_BD is None else text_BD
 
     def summed(rows: slice) -> Tensor:
         losses = []
-        for mine, every, targets, spared in (
-            (image_RD[rows], every_text, targets_RB[rows], spared_RB),
-            (text_RD[rows], every_image, image_targets_RB[rows], image_spared_RB),
+        for mine, every, targets, ignore_mask in (
+            (image_RD[rows], every_text, targets_RB[rows], ignore_mask_RB),
+            (text_RD[rows], every_image, image_targets_RB[rows], image_ignore_mask_RB),
         ):
-            logits = spare(similarity(mine, every, temperature), None if spared is None else spared[rows])
+            logits = mask_ignored(
+                similarity(mine, every, temperature), None if ignore_mask is None else ignore_mask[rows]
+            )
             losses.append(soft_cross_entropy(logits, targets))
         return (losses[0] + losses[1]) * len(targets_RB[rows])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ccmb.objectives.batch import Batch, level
+from ccmb.objectives.batch import Batch, pad_to_global_longest
 from ccmb.objectives.config import Objectives, check_objectives, hardness_at
 from ccmb.objectives.distillation import (
     EmaTeacher,
@@ -22,13 +22,13 @@ from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
-from ccmb.objectives.pre_ranking import even_targets, gcpr_loss, same_image, similarity
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
 from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
-from ccmb.training.distributed import draw_rows, gather, world
+from ccmb.training.distributed import gather, rank_slice_of, world
 
 
 def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[nn.Module]:
@@ -88,7 +88,7 @@ class PreTraining(nn.Module):
         active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start_at)
         if not active:
             return {}, PretrainAux()
-        step = self._encode(level(batch), progress, generator, images)
+        step = self._encode(pad_to_global_longest(batch), progress, generator, images)
         losses: dict[str, Tensor] = {}
         states_RTW = None  # of masked texts, each read in sight of its own image
 
@@ -120,9 +120,9 @@ class PreTraining(nn.Module):
         """Both towers over the batch, and who fits whom in the global batch."""
         known = identities(batch)
         positives_RB, image_positives_RB = known.texts_of_images(), known.images_of_texts()
-        twins_RB = None
-        if self.objectives.gcpr.ignore_swapped and batch.twin_ids is not None:
-            twins_RB = same_image(batch.twin_ids, gather(batch.twin_ids))
+        swapped_RB = None
+        if self.objectives.gcpr.ignore_swapped and batch.swapped_ids is not None:
+            swapped_RB = positive_mask(batch.swapped_ids, gather(batch.swapped_ids))
         # First of all, since it waits for a GPU: then the images' long pass, while which the texts' are prepared.
         packing = self.model.packing(batch.attention_mask) if self.chunk is None else None
         images = self._images(self.model, batch) if images is None else images
@@ -135,8 +135,8 @@ class PreTraining(nn.Module):
             known=known,
             positives_RB=positives_RB,
             image_positives_RB=image_positives_RB,
-            spared_RB=None if twins_RB is None else twins_RB & ~positives_RB,
-            image_spared_RB=None if twins_RB is None else twins_RB & ~image_positives_RB,
+            ignore_mask_RB=None if swapped_RB is None else swapped_RB & ~positives_RB,
+            image_ignore_mask_RB=None if swapped_RB is None else swapped_RB & ~image_positives_RB,
             packing=packing,
             images=images,
             texts=texts,
@@ -150,13 +150,13 @@ class PreTraining(nn.Module):
             step.images.embed,
             step.texts.embed,
             self.model.temperature,
-            even_targets(step.positives_RB),
+            multi_positive_targets(step.positives_RB),
             image_BD=step.all_image_BD,
             text_BD=step.all_text_BD,
             chunk=self.chunk,
-            spared_RB=step.spared_RB,
-            image_targets_RB=even_targets(step.image_positives_RB),
-            image_spared_RB=step.image_spared_RB,
+            ignore_mask_RB=step.ignore_mask_RB,
+            image_targets_RB=multi_positive_targets(step.image_positives_RB),
+            image_ignore_mask_RB=step.image_ignore_mask_RB,
         )
 
     def _mask(self, step: Step) -> Masked:
@@ -192,7 +192,7 @@ class PreTraining(nn.Module):
         with torch.no_grad():
             image_rows = similarity(step.images.embed[rows], step.all_text_BD, self.model.temperature)
             text_rows = similarity(step.texts.embed[rows], step.all_image_BD, self.model.temperature)
-        uniform_R2 = draw_rows(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
+        uniform_R2 = rank_slice_of(lambda total: torch.rand(total, 2, generator=step.generator, device=device), count)
         return draw_pairs(
             image_rows,
             text_rows,
@@ -238,9 +238,9 @@ class PreTraining(nn.Module):
             temperature=self.model.temperature,
             alpha=self.objectives.tgd.alpha,
             rows=step.rows,
-            spared_RB=step.spared_RB,
+            ignore_mask_RB=step.ignore_mask_RB,
             known=known,
-            image_spared_RB=step.image_spared_RB,
+            image_ignore_mask_RB=step.image_ignore_mask_RB,
         )
         self.queue.push(all_image_BD, all_text_BD, known.image_ids_B, known.text_ids_BW[:, 0])
         return loss

@@ -52,12 +52,12 @@ class MatchPairs:
     text_index: Tensor
     labels: Tensor
 
-    def rows(self, part: slice) -> MatchPairs:
+    def select_rows(self, part: slice) -> MatchPairs:
         """The pairs of some of the R rows."""
         index = (tensor.view(3, -1)[:, part].flatten() for tensor in (self.image_index, self.text_index, self.labels))
         return MatchPairs(*index)
 
-    def needed(self) -> tuple[Tensor, Tensor, MatchPairs]:
+    def referenced_items(self) -> tuple[Tensor, Tensor, MatchPairs]:
         """The 2R images and the 2R texts of the pairs, and the pairs by index into these."""
         images, wrong_images, _ = self.image_index.chunk(3)
         texts, _, wrong_texts = self.text_index.chunk(3)
@@ -67,7 +67,7 @@ class MatchPairs:
         return torch.cat([images, wrong_images]), torch.cat([texts, wrong_texts]), pairs
 
 
-def draw(weights_RB: Tensor, uniform_R: Tensor) -> Tensor:
+def sample_from_cdf(weights_RB: Tensor, uniform_R: Tensor) -> Tensor:
     """(R,) a column of each row, drawn with the row's probabilities by one number in [0, 1) each.
 
     The same number gives the same column on any device and however the rows are spread; and nothing is checked on the
@@ -101,8 +101,12 @@ def draw_pairs(
     """
     if image_positives_RB is None:
         image_positives_RB = positives_RB
-    wrong_text = draw(hard_negative_weights(image_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 0])
-    wrong_image = draw(hard_negative_weights(text_rows_RB.detach(), image_positives_RB, hardness), uniform_R2[:, 1])
+    wrong_text = sample_from_cdf(
+        hard_negative_weights(image_rows_RB.detach(), positives_RB, hardness), uniform_R2[:, 0]
+    )
+    wrong_image = sample_from_cdf(
+        hard_negative_weights(text_rows_RB.detach(), image_positives_RB, hardness), uniform_R2[:, 1]
+    )
     match, no_match = torch.ones_like(rows_R), torch.zeros_like(rows_R)
     return MatchPairs(
         torch.cat([rows_R, wrong_image, rows_R]),

@@ -30,7 +30,7 @@ class Step:
         known: which images and texts are the same.
         positives_RB, image_positives_RB: True where the text of a column fits the image of a row, and where the image
             of a column fits the text of a row.
-        spared_RB, image_spared_RB: likewise where a column counts for nothing; None where all count.
+        ignore_mask_RB, image_ignore_mask_RB: likewise where a column counts for nothing; None where all count.
         packing: how the batch's texts are packed, or None.
         images, texts: what the student's towers say of this process's pairs.
         all_image_BD, all_text_BD: embeddings of the global batch, gathered with gradient.
@@ -43,8 +43,8 @@ class Step:
     known: Identities
     positives_RB: Tensor
     image_positives_RB: Tensor
-    spared_RB: Tensor | None
-    image_spared_RB: Tensor | None
+    ignore_mask_RB: Tensor | None
+    image_ignore_mask_RB: Tensor | None
     packing: Packing | None
     images: TowerOutput
     texts: TowerOutput

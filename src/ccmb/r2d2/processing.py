@@ -133,20 +133,20 @@ class R2D2Processor(ProcessorMixin):
             )
         return {name: self._of_kind(encoded[name], options) for name in ("input_ids", "attention_mask")}
 
-    def _longest(self, asked: int | None) -> int:
+    def _longest(self, requested: int | None) -> int:
         """The length at which texts are cut, or to which they are padded."""
         longest = self.max_text_tokens
         if self.tokenizer.model_max_length != self._tokenizer_length:  # generic code sets a shorter one there
             longest = min(longest, int(self.tokenizer.model_max_length))
-        if asked is None:
+        if requested is None:
             return longest
-        fewest = self._shortest
-        if not fewest <= asked <= self.max_text_tokens:
+        shortest = self._shortest
+        if not shortest <= requested <= self.max_text_tokens:
             raise InputValueError(
-                f"max_length is {asked}; give {fewest} to {self.max_text_tokens}, which is the most that the network "
-                "reads (max_text_tokens)"
+                f"max_length is {requested}; give {shortest} to {self.max_text_tokens}, which is the most that the "
+                "network reads (max_text_tokens)"
             )
-        return asked
+        return requested
 
     @property
     def _shortest(self) -> int:

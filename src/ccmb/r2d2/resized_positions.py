@@ -77,12 +77,12 @@ def _config(before: R2D2Config, image_size: int | None, max_text_tokens: int | N
             image_form(config.vision_config)  # tries it out
     if max_text_tokens is not None and max_text_tokens != before.max_text_tokens:
         config.max_text_tokens = max_text_tokens
-        maximum = max_tokens(before.text_config)
-        if maximum is not None and max_text_tokens > maximum:
-            config.text_config.max_position_embeddings += max_text_tokens - maximum
+        position_count = max_tokens(before.text_config)
+        if position_count is not None and max_text_tokens > position_count:
+            config.text_config.max_position_embeddings += max_text_tokens - position_count
             if max_tokens(config.text_config) != max_text_tokens:
                 raise UsageError(
-                    f"the text tower, {before.text_config.model_type}, cannot take more than {maximum} tokens"
+                    f"the text tower, {before.text_config.model_type}, cannot take more than {position_count} tokens"
                 )
     return None if config.to_dict() == before.to_dict() else config
 

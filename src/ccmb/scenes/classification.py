@@ -39,9 +39,9 @@ def write_class_folders(folder: Path, attribute: Attribute, per_class: int, size
     Raises:
         CcmbError: the folder holds something else.
     """
-    wanted: dict[str, object] = {"attribute": attribute, "per_class": per_class, "size": size, "seed": seed}
+    settings: dict[str, object] = {"attribute": attribute, "per_class": per_class, "size": size, "seed": seed}
     if folder.exists():
-        if not (folder / "drawn.json").is_file() or read_json(folder / "drawn.json") != wanted:
+        if not (folder / "drawn.json").is_file() or read_json(folder / "drawn.json") != settings:
             raise CcmbError(f"{folder}: this folder holds something else; remove it or choose another one")
         return
     classes = scene_classes(attribute)
@@ -54,7 +54,7 @@ def write_class_folders(folder: Path, attribute: Attribute, per_class: int, size
                 render_scene(scene, size, rng).save(path, "JPEG", quality=92, subsampling=0)
                 advance(1, "")
         write_json(temporary / "classes.json", [one.name for one in classes])
-        write_json(temporary / "drawn.json", wanted)
+        write_json(temporary / "drawn.json", settings)
 
 
 def _scenes(attribute: Attribute, index: int, count: int, seed: int) -> Iterator[Scene]:

@@ -55,8 +55,8 @@ def _is_close_up(named: Sequence[NamedThing]) -> bool | None:
 def _share(seen: Sequence[Thing], named: Sequence[NamedThing], names: Sequence[str]) -> float:
     """The share of right things. An attribute that the text names for none of its things does not count."""
     attributes = [name for name in names if any(getattr(thing, name) is not None for thing in named)]
-    shown, asked = (
+    shown, required = (
         Counter(tuple(getattr(thing_of, name) for name in attributes) for thing_of in things)
         for things in (seen, named)
     )
-    return (shown & asked).total() / max(len(seen), len(named))
+    return (shown & required).total() / max(len(seen), len(named))

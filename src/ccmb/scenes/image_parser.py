@@ -41,7 +41,7 @@ SIZES = 4
 BARE = 4
 # The minimum share of the background's error that a thing must explain, and the maximum error of its own pixels: the
 # sum of the squares of R, G and B in [0, 1].
-MINIMUM, MAXIMUM = 0.1, 0.25
+MIN_EXPLAINED, MAX_ERROR = 0.1, 0.25
 PAINT: tuple[RGB, RGB, RGB] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))  # fill, accent and line of a mask
 
 
@@ -61,14 +61,14 @@ class SeenThing:
 
 
 def parse_image(
-    image: Image.Image, close_up: bool | None = None, minimum: float = MINIMUM, maximum: float = MAXIMUM
+    image: Image.Image, close_up: bool | None = None, min_explained: float = MIN_EXPLAINED, max_error: float = MAX_ERROR
 ) -> list[SeenThing]:
     """The things of a square image, in the order of the places: one thing, or those of a scene, or none.
 
     Args:
         close_up: whether the image shows one thing in the middle, or a scene; None: decide it by the pixels.
-        minimum: the minimum explained share of a thing.
-        maximum: the maximum error of a thing.
+        min_explained: the minimum explained share of a thing.
+        max_error: the maximum error of a thing.
     """
     pixels = _pixels(image)
     bare = _bare_error(pixels)
@@ -77,7 +77,7 @@ def parse_image(
     worth = {
         place: guess[1]
         for place, guess in likeliest.items()
-        if guess[0].explained >= minimum and guess[0].error <= maximum
+        if guess[0].explained >= min_explained and guess[0].error <= max_error
     }
     layouts = [[place for place in layout if place in worth] for layout in (*LAYOUTS, *zip(places))]
     best = max(layouts, key=lambda layout: sum(worth[place] for place in layout))

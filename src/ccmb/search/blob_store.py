@@ -78,14 +78,14 @@ class BlobStore:
                     rows += self._file.execute(f"SELECT {what} FROM blobs WHERE key IN ({marks})", part)
         return rows
 
-    def put(self, blobs: Mapping[str, bytes]) -> None:
+    def put(self, data_by_key: Mapping[str, bytes]) -> None:
         """Write blobs: either all of them or none.
 
         Raises:
             CcmbError: the file cannot be written.
         """
         with self._one_line_errors():
-            self._change("INSERT OR REPLACE INTO blobs VALUES (?, ?)", blobs.items())
+            self._change("INSERT OR REPLACE INTO blobs VALUES (?, ?)", data_by_key.items())
 
     def delete(self, keys: Iterable[str]) -> None:
         if self._file is not None:

@@ -25,16 +25,16 @@ def contact_sheet(hits: Sequence[Hit], path: str | Path) -> None:
     columns = max(1, min(MAX_COLUMNS, len(hits)))
     rows = max(1, math.ceil(len(hits) / columns))
     width, height = SIDE + MARGIN, SIDE + CAPTION + MARGIN
-    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
-    draw, sources = ImageDraw.Draw(sheet), Sources()
+    canvas = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
+    draw, sources = ImageDraw.Draw(canvas), Sources()
     large, small = ImageFont.load_default(15), ImageFont.load_default(12)
     for index, hit in enumerate(hits):
         left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
-        sheet.paste(_thumbnail(sources, hit), (left, top))
+        canvas.paste(_thumbnail(sources, hit), (left, top))
         draw.text((left, top + SIDE + 4), f"{index + 1}   {hit.score:.3f}", INK, large)
         draw.text((left, top + SIDE + 22), caption(hit), INK, small)
     with atomic_write(path, "wb") as file:
-        sheet.save(file, "PNG")
+        canvas.save(file, "PNG")
 
 
 def caption(hit: Hit) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccmb.search.filters import NumberTest, Test, holds_for
-from ccmb.search.query import FieldValue
+from ccmb.search.filters import holds_for
+from ccmb.search.query import FieldValue, NumberTest, Test
 
 
 class NumberColumn:

@@ -10,11 +10,10 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ccmb.core.errors import UsageError, did_you_mean
-from ccmb.search.query import Comparison, Condition, FieldValue
+from ccmb.search.query import Comparison, Condition, FieldValue, NumberTest, Test, TextTest
 
 # Stores also have "source", which users do not need: folders within it are found by "folder".
 BUILT_IN: Mapping[str, type] = {"folder": str, "date": str, "width": int, "height": int, "bytes": int}
@@ -27,32 +26,6 @@ _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?):(\d\d)(?::(\d\d
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-@dataclass(frozen=True, slots=True)
-class NumberTest:
-    """A test of a number: it is in one of the ranges; negated, in none of them.
-
-    Attributes:
-        ranges: each includes its first number and excludes its second.
-    """
-
-    field: str
-    ranges: tuple[tuple[float, float], ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TextTest:
-    """A test of a text: it is one of the values, or in one of the folders `under`; negated, neither."""
-
-    field: str
-    values: tuple[str, ...]
-    under: tuple[str, ...] = ()
-    negated: bool = False
-
-
-Test = NumberTest | TextTest
 
 
 def parse_condition(text: str) -> Condition:
@@ -109,8 +82,8 @@ def _value(text: str) -> FieldValue:
     number = number_of(text)
     if number is None:
         return text
-    whole = int(number) if number.is_integer() else number
-    return next((value for value in (whole, number) if str(value) == text), text)
+    integer = int(number) if number.is_integer() else number
+    return next((value for value in (integer, number) if str(value) == text), text)
 
 
 def _unquoted(text: str) -> str | None:

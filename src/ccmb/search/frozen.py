@@ -102,12 +102,12 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
             _copy(folder, copy, store)
         except OSError as error:
             raise CcmbError(f"{folder}: could not be copied to {copy} ({error.strerror or error})") from None
-        with VectorStore(copy / store, dim, collection) as whole:
-            mirror = MemoryStore(whole, copy / MIRROR)
+        with VectorStore(copy / store, dim, collection) as copied_store:
+            memory_store = MemoryStore(copied_store, copy / MIRROR)
             try:
-                yield mirror
+                yield memory_store
             finally:
-                mirror.close()
+                memory_store.close()
 
 
 def _copy(folder: Path, copy: Path, store: str) -> None:

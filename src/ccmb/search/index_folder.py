@@ -147,8 +147,8 @@ class Catalogue:
         Raises:
             CcmbError: the index has no image of this key, or both the thumbnail and the image are lost.
         """
-        blobs = self.thumbnails.get([key])
-        return blobs[key] if key in blobs else thumbnail(self.image(key))
+        thumbnails = self.thumbnails.get([key])
+        return thumbnails[key] if key in thumbnails else thumbnail(self.image(key))
 
     def fields(self, entry: Entry) -> dict[str, FieldValue]:
         """The fields of an image as users see them: dates in ISO 8601, yes or no as true or false."""
@@ -177,8 +177,8 @@ class Catalogue:
         """Remove images from the index, with files that the index owns, and return how many there were."""
         entries = self.store.get(keys)
         count = self.store.delete(keys)
-        for blobs in (self.thumbnails, self.states):
-            blobs.delete(keys)
+        for blob_store in (self.thumbnails, self.states):
+            blob_store.delete(keys)
         for entry in entries.values():
             if not Path(entry.source).is_absolute():
                 with suppress(OSError):
@@ -216,12 +216,12 @@ def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> 
         return
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
-        mirror = MemoryStore(store, folder / "mirror.db") if local else None
+        memory_store = MemoryStore(store, folder / "mirror.db") if local else None
         # An empty mirror is false.
-        catalogue = Catalogue(folder, record, store if mirror is None else mirror, frozen)
+        catalogue = Catalogue(folder, record, store if memory_store is None else memory_store, frozen)
         try:
             yield catalogue
         finally:
             catalogue.close()
-            if mirror is not None:
-                mirror.close()
+            if memory_store is not None:
+                memory_store.close()

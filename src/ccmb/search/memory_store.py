@@ -23,7 +23,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
 from ccmb.search.field_columns import Columns
-from ccmb.search.filters import Test
+from ccmb.search.query import Test
 from ccmb.search.vector_store import Entry, Neighbour, VectorStore, batched, folder_of
 
 _AT_ONCE = 500
@@ -189,19 +189,19 @@ class MemoryStore:
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
         """See `Store.search_many`."""
-        count, answers = len(self._keys), []
+        count, results = len(self._keys), []
         masks: dict[tuple[Test, ...], Tensor] = {}
         for query_tests in set(tests or ()) - {()}:
             masks[query_tests] = torch.from_numpy(self._columns.mask(query_tests, count))
         for start in range(0, len(embed_QD), _QUERIES_AT_ONCE):
             part_QD = embed_QD[start : start + _QUERIES_AT_ONCE].float()
-            wanted = [
+            query_masks = [
                 masks.get(query_tests) for query_tests in (tests or [()] * len(embed_QD))[start : start + len(part_QD)]
             ]
-            narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in wanted]
-            whole = [index for index, alone in enumerate(narrow) if not alone]
-            cosine_QN = dict(zip(whole, _cosines(self._embed_CD[:count], part_QD[whole]), strict=True))
-            for index, mask in enumerate(wanted):
+            narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in query_masks]
+            full_scans = [index for index, alone in enumerate(narrow) if not alone]
+            cosine_QN = dict(zip(full_scans, _cosines(self._embed_CD[:count], part_QD[full_scans]), strict=True))
+            for index, mask in enumerate(query_masks):
                 rows = mask.nonzero().squeeze(1) if mask is not None and narrow[index] else None
                 if rows is not None:
                     cosine = self._embed_CD[rows] @ part_QD[index]
@@ -209,8 +209,8 @@ class MemoryStore:
                     cosine = cosine_QN[index]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
-                answers.append(self._best(cosine, rows, k))
-        return answers
+                results.append(self._best(cosine, rows, k))
+        return results
 
     def _best(self, cosine_N: Tensor, rows_N: Tensor | None, k: int) -> list[Neighbour]:
         best = cosine_N.topk(min(k, len(cosine_N)))
@@ -282,7 +282,7 @@ class MemoryStore:
 
 
 def _cosines(embed_ND: Tensor, query_QD: Tensor) -> Tensor:
-    """(Q, N) cosines; for one query by a product with a vector, which reads the matrix only once."""
+    """The cosines (Q, N); one query is multiplied as a vector, which reads the matrix only once."""
     if len(query_QD) == 1:
         return (embed_ND @ query_QD[0])[None]
     return query_QD @ embed_ND.T

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ccmb.search.filters import Test
 from ccmb.search.indexing.image_metadata import near_duplicate_groups
-from ccmb.search.query import SearchQuery
+from ccmb.search.query import SearchQuery, Test
 from ccmb.search.reranker import Candidate
 
 
@@ -43,13 +42,13 @@ class PendingQuery:
         return max(self.query.depth, self.query.k) if self.ranks else 0
 
     @property
-    def wanted(self) -> int:
+    def candidates_needed(self) -> int:
         """The number of candidates that the answer needs: one more than the page, to see whether another follows."""
         return max(self.depth, self.query.offset + self.query.k + 1)
 
     def serves(self, later: PendingQuery) -> bool:
         """Whether a further page can be cut from this order: it is long enough, or holds all that the index has."""
-        return len(self.candidates) >= later.wanted or len(self.candidates) < self.wanted
+        return len(self.candidates) >= later.candidates_needed or len(self.candidates) < self.candidates_needed
 
     def continue_from(self, before: PendingQuery) -> None:
         """Keep the order of the earlier pages, and append the candidates that are new."""
@@ -73,7 +72,8 @@ def identity_of(query: SearchQuery) -> object:
 def collapse(pending: PendingQuery) -> None:
     """Keep only the first of each set of near duplicates, which is the best by cosine."""
     candidates, pending.candidates, pending.copies = pending.candidates, [], {}
-    for index, first in near_duplicate_groups([candidate.entry.looks for candidate in candidates], pending.wanted):
+    fingerprints = [candidate.entry.looks for candidate in candidates]
+    for index, first in near_duplicate_groups(fingerprints, pending.candidates_needed):
         if index == first:
             pending.candidates.append(candidates[index])
         else:

@@ -31,6 +31,32 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberTest:
+    """A compiled condition on a number: it is in one of the ranges; negated, in none of them.
+
+    Attributes:
+        ranges: each includes its first number and excludes its second.
+    """
+
+    field: str
+    ranges: tuple[tuple[float, float], ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextTest:
+    """A compiled condition on a text: it is one of the values, or in one of the folders `under`; negated, neither."""
+
+    field: str
+    values: tuple[str, ...]
+    under: tuple[str, ...] = ()
+    negated: bool = False
+
+
+Test = NumberTest | TextTest
+
+
+@dataclass(frozen=True, slots=True)
 class SearchQuery:
     """A query by a text, an image, both, or an image of the index.
 
@@ -45,6 +71,7 @@ class SearchQuery:
         min_probability: leave out hits whose calibrated probability of a match is lower or unknown, even if none is
         left.
         where: filters; they are exact, however few images pass.
+        tests: the compiled filters, where the caller has compiled them (`SearchEngine.compile_where`).
         budget: seconds for the second stage. It ranks the best candidates first, and only as many as will very likely
             fit; the answer is then marked as partial.
         collapse: show near duplicates as one hit, the best by cosine; the others are not ranked.
@@ -61,6 +88,7 @@ class SearchQuery:
     where: tuple[Condition, ...] = ()
     budget: float | None = None
     collapse: bool = False
+    tests: tuple[Test, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +107,7 @@ class Hit:
         missing: whether the image was to be ranked, but is gone or unreadable now.
         fields: its fields in the index: folder, date, width, height, bytes and the user fields.
         copies: keys of its near duplicates among the candidates, if the query collapses them.
-        place: its rank among the candidates of the first stage, from 1.
+        first_stage_rank: its rank among the candidates of the first stage, from 1.
     """
 
     key: str
@@ -92,7 +120,7 @@ class Hit:
     missing: bool = False
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
-    place: int = 0
+    first_stage_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +164,9 @@ def check_query(query: SearchQuery) -> None:
         raise UsageError("nothing to search for: give a text, an image or both")
     if query.text is not None:
         check_text(query.text, "to search for")
-    for name, value, minimum in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
-        if value < minimum:
-            raise UsageError(f"{name} is {value}; give at least {minimum}")
+    for name, value, lowest in (("k", query.k, 1), ("offset", query.offset, 0), ("depth", query.depth, 1)):
+        if value < lowest:
+            raise UsageError(f"{name} is {value}; give at least {lowest}")
     if query.budget is not None and not query.budget > 0:
         raise UsageError(f"budget is {query.budget}; give seconds, more than 0")
     check_min_probability(query.min_probability)

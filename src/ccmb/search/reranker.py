@@ -1,4 +1,4 @@
-"""The second stage over the candidates of several queries: what it ranks, in which order, and within what time."""
+"""The second stage: it ranks the candidates of several queries, best first, within their time budgets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,16 @@ _NEWEST = 0.3  # weight of the newest measurement
 
 @dataclass(slots=True)
 class Candidate:
-    """An image that the first stage found, at this `place` from 1; `match` and `probability` are there once the second
-    has ranked it."""
+    """An image that the first stage found.
+
+    Attributes:
+        entry: its entry in the index.
+        cosine: of its embedding and the query's.
+        score: what orders it; the cosine until the second stage has ranked it.
+        match, probability: set by the second stage.
+        missing: whether it was to be ranked, but is gone or unreadable.
+        rank: its rank by the first stage, from 1.
+    """
 
     entry: Entry
     cosine: float
@@ -34,19 +42,19 @@ class Candidate:
     match: float | None = None
     probability: float | None = None
     missing: bool = False
-    place: int = 0
+    rank: int = 0
 
 
 @dataclass(slots=True)
 class Work:
-    """What the second stage does for a query.
+    """The work of the second stage for a query.
 
     Attributes:
-        candidates: best first by cosine.
-        text: row of its text among those encoded.
-        depth: how many of them it ranks.
-        deadline: by the clock, where the query has a budget.
-        done: how many it has gone through.
+        candidates: the candidates, best first by cosine.
+        text: row of its text among the encoded texts.
+        depth: number of candidates to rank.
+        deadline: time of the clock at which the budget ends; None without a budget.
+        done: number of candidates that have been processed.
     """
 
     candidates: list[Candidate]
@@ -62,7 +70,7 @@ class Work:
 
 @dataclass(slots=True)
 class Costs:
-    """Seconds that one pair and one image without states took lately; None before the first."""
+    """Recent seconds for one pair, and for one image without states; None before the first measurement."""
 
     pair: float | None = None
     image: float | None = None
@@ -75,7 +83,7 @@ class Costs:
 
 @dataclass(slots=True)
 class SecondStage:
-    """Ranks candidates, and remembers what that costs."""
+    """The second stage, which also measures its costs."""
 
     encoder: R2D2Encoder
     scorer: PairScorer
@@ -85,44 +93,44 @@ class SecondStage:
     clock: Callable[[], float] = time.perf_counter
 
     def rank(self, works: Sequence[Work], texts: TowerOutput) -> None:
-        """Go through the candidates of all queries, best first, each as far as its depth and its deadline allow.
+        """Rank the candidates of all queries, best first, each query as far as its depth and its deadline allow.
 
-        Queries without deadline are ranked in one call. With one, a query gets as many candidates at a time as its
-        share of the time that is left will do for, by what the latest ones cost.
+        Queries without a deadline are ranked in one call. A query with a deadline gets as many candidates at a time as
+        fit, by recent costs, into its share of the time that is left.
         """
         while True:
             round_ = [(work, share) for work in works if (share := self._share(work, works)) > 0]
             if not round_:
                 return
-            pairs = [(of, work.text) for work, share in round_ for of in work.left[:share]]
+            pairs = [(candidate, work.text) for work, share in round_ for candidate in work.left[:share]]
             self._match(pairs, texts)
             for work, share in round_:
                 work.done += min(share, len(work.left))
 
     def _share(self, work: Work, works: Sequence[Work]) -> int:
-        """How many candidates of a query come next."""
-        left = work.left
-        if not left or work.deadline is None:
-            return len(left)
-        seconds = _MARGIN * (work.deadline - self.clock()) / sum(bool(of.left) for of in works)
+        """The number of a query's candidates for the next call."""
+        remaining = work.left
+        if not remaining or work.deadline is None:
+            return len(remaining)
+        seconds = _MARGIN * (work.deadline - self.clock()) / sum(bool(other.left) for other in works)
         if seconds <= 0:
             return 0
         if self.costs.pair is None:
-            return min(len(left), FIRST_ROUND)
-        held = self.states.has([of.entry for of in left])
+            return min(len(remaining), FIRST_ROUND)
+        held = self.states.has([candidate.entry for candidate in remaining])
         for count, is_held in enumerate(held):
             seconds -= self.costs.pair + (0.0 if is_held else self.costs.image or self.costs.pair)
             if seconds < 0:
                 return count
-        return len(left)
+        return len(remaining)
 
     def _match(self, pairs: Sequence[tuple[Candidate, int]], texts: TowerOutput) -> None:
-        """Give candidates their match scores, or mark them as missing."""
-        wanted = {of.entry.key: of.entry for of, _ in pairs}
-        states = self._states(list(wanted.values()))
-        for of, _ in pairs:
-            of.missing = of.entry.key not in states
-        pairs = [(of, text) for of, text in pairs if not of.missing]
+        """Score candidates by the cross encoders; mark those that cannot be loaded as missing."""
+        entries = {candidate.entry.key: candidate.entry for candidate, _ in pairs}
+        states = self._states(list(entries.values()))
+        for candidate, _ in pairs:
+            candidate.missing = candidate.entry.key not in states
+        pairs = [(candidate, text) for candidate, text in pairs if not candidate.missing]
         if not pairs:
             return
         started = self.clock()
@@ -130,35 +138,36 @@ class SecondStage:
         rows = {key: row for row, key in enumerate(keys)}
         states_BSW = torch.stack([states[key] for key in keys])
         images = TowerOutput(embed=states_BSW[:, 0], states=states_BSW)
-        image_N = torch.tensor([rows[of.entry.key] for of, _ in pairs])
-        text_N, cosine_N = torch.tensor([text for _, text in pairs]), torch.tensor([of.cosine for of, _ in pairs])
+        image_N = torch.tensor([rows[candidate.entry.key] for candidate, _ in pairs])
+        text_N = torch.tensor([text for _, text in pairs])
+        cosine_N = torch.tensor([candidate.cosine for candidate, _ in pairs])
         scores = self.scorer.score_pairs(images, texts, image_N, text_N, cosine_N)
-        for (of, _), pair in zip(pairs, scores.rows(), strict=True):
-            of.score, of.match, of.probability = pair.score, pair.match_score, pair.probability
+        for (candidate, _), pair in zip(pairs, scores.rows(), strict=True):
+            candidate.score, candidate.match, candidate.probability = pair.score, pair.match_score, pair.probability
         self.costs.learn("pair", self.clock() - started, len(pairs))
 
     def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
-        """(S, W) of each image that is still there: kept ones, or of the image as it is now."""
+        """The states (S, W) of the images that still exist: from the cache, or encoded from the current file."""
         stamps = {entry.key: self.sources.stamp(entry.source, entry.name) for entry in entries}
         same = [entry for entry in entries if entry.stamp and stamps[entry.key] == entry.stamp]
-        found = self.states.get(same)
-        missing = [entry for entry in entries if entry.key not in found and stamps[entry.key]]
+        states = self.states.get(same)
+        missing = [entry for entry in entries if entry.key not in states and stamps[entry.key]]
         unchanged = {entry.key for entry in same}
         for start in range(0, len(missing), BATCH):
             started = self.clock()
             part = missing[start : start + BATCH]
             with ThreadPoolExecutor(4) as pool:
                 loaded = list(pool.map(self._load, part))
-            pixels = [of for of in loaded if of is not None]
+            pixels = [image for image in loaded if image is not None]
             if pixels:
                 encoded = self.encoder.encode_pixels(torch.cat(pixels)).states
-                read = [entry for entry, of in zip(part, loaded, strict=True) if of is not None]
+                read = [entry for entry, image in zip(part, loaded, strict=True) if image is not None]
                 for entry, states_SW in zip(read, encoded, strict=True):
-                    found[entry.key] = states_SW
+                    states[entry.key] = states_SW
                     if entry.key in unchanged:
                         self.states.put(entry, states_SW)
             self.costs.learn("image", self.clock() - started, len(part))
-        return {key: states_SW.to(torch.float32) for key, states_SW in found.items()}
+        return {key: states_SW.to(torch.float32) for key, states_SW in states.items()}
 
     def _load(self, entry: Entry) -> Tensor | None:
         try:

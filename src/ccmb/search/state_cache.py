@@ -39,8 +39,8 @@ class StateCache:
         width: W of the image tower.
     """
 
-    def __init__(self, blobs: BlobStore, width: int, max_bytes: int) -> None:
-        self.blobs, self.width, self.max_bytes = blobs, width, max_bytes
+    def __init__(self, blob_store: BlobStore, width: int, max_bytes: int) -> None:
+        self.blob_store, self.width, self.max_bytes = blob_store, width, max_bytes
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
@@ -53,7 +53,7 @@ class StateCache:
                 self._held.move_to_end(mark)
                 states[entry.key] = self._held[mark]
         missing = {entry.key: entry for entry in entries if entry.key not in states}
-        for key, data in self.blobs.get(list(missing)).items():
+        for key, data in self.blob_store.get(list(missing)).items():
             states_SW = unpack_states(missing[key], data, self.width)
             if states_SW is not None:
                 states[key] = states_SW
@@ -62,7 +62,7 @@ class StateCache:
 
     def has(self, entries: Sequence[Entry]) -> list[bool]:
         """Whether each image has states, as it was when it was indexed."""
-        behind = self.blobs.keys([entry.key for entry in entries if (entry.key, entry.stamp) not in self._held])
+        behind = self.blob_store.keys([entry.key for entry in entries if (entry.key, entry.stamp) not in self._held])
         return [(entry.key, entry.stamp) in self._held or entry.key in behind for entry in entries]
 
     def put(self, entry: Entry, states_SW: Tensor) -> None:

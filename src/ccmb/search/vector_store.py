@@ -19,8 +19,8 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_path
 from ccmb.core.hashing import sha256_of_bytes
-from ccmb.search.filters import Test, TextTest, expression
-from ccmb.search.query import FieldValue
+from ccmb.search.filters import expression
+from ccmb.search.query import FieldValue, Test, TextTest
 
 COLLECTION = "pictures"
 MAX_RESULTS = 16_384  # the most results that a Milvus server returns
@@ -106,24 +106,24 @@ class Store(Protocol):
     max_results: int | None
 
     def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """Write B entries; one that is there already is replaced."""
+        """Write B entries; existing ones are replaced."""
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Remove entries; how many there were."""
+        """Remove entries, and return how many there were."""
 
     def get(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Those entries of these keys that the store holds, by key."""
+        """The entries of the given keys, by key; keys without an entry are left out."""
 
     def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Their vectors (D,), by key."""
+        """The vectors (D,) of the given keys, by key."""
 
     def of_source(self, source: str) -> Iterator[Entry]:
-        """All entries of a folder or file."""
+        """All entries of a source."""
 
     def search_many(
         self, embed_QD: Tensor, k: int, tests: Sequence[tuple[Test, ...]] | None = None
     ) -> list[list[Neighbour]]:
-        """For each of Q unit vectors the k entries of highest cosine, best first, exactly.
+        """The k entries with the highest cosine for each of Q unit vectors, best first. The search is exact.
 
         Args:
             tests: what the entries for each vector must pass.
@@ -133,7 +133,7 @@ class Store(Protocol):
         """
 
     def flush(self) -> None:
-        """Make what was written fast to read."""
+        """Make new entries fast to read."""
 
     def __len__(self) -> int: ...
 
@@ -206,7 +206,7 @@ class VectorStore:
             raise CcmbError(f"{self.uri}: its vectors have {dim} numbers, the model's {self.dim}; index anew")
 
     def upsert(self, entries: Sequence[Entry], embed_BD: Tensor) -> None:
-        """Write B entries; one that is there already is replaced."""
+        """Write B entries; existing ones are replaced."""
         rows = [
             {**{name: getattr(entry, name) for name in _COLUMNS}, "own": dict(entry.own), "embed": embed}
             for entry, embed in zip(entries, embed_BD.float().numpy(), strict=True)
@@ -216,7 +216,7 @@ class VectorStore:
                 self._client.upsert(self.collection, rows, timeout=SECONDS)
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Remove entries; how many there were."""
+        """Remove entries, and return how many there were."""
         held = [key for part in batched(keys, _AT_ONCE) for key in self.get(part)]
         with self._one_line_errors():
             for part in batched(held, _AT_ONCE):
@@ -224,11 +224,11 @@ class VectorStore:
         return len(held)
 
     def get(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Those entries of these keys that the store holds, by key."""
+        """The entries of the given keys, by key; keys without an entry are left out."""
         return {row["key"]: _entry(row) for row in self._rows(keys, _COLUMNS)}
 
     def embeds(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Their vectors (D,), by key."""
+        """The vectors (D,) of the given keys, by key."""
         rows = self._rows(keys, ("key", "embed"))
         return {row["key"]: torch.tensor(row["embed"], dtype=torch.float32) for row in rows}
 
@@ -238,7 +238,7 @@ class VectorStore:
                 yield from self._client.get(self.collection, ids=part, output_fields=list(columns), timeout=SECONDS)
 
     def of_source(self, source: str) -> Iterator[Entry]:
-        """All entries of a folder or file."""
+        """All entries of a source."""
         yield from map(_entry, self._all(expression([TextTest("source", (source,))]), _COLUMNS))
 
     def everything(self) -> Iterator[tuple[Entry, Sequence[float]]]:
@@ -263,7 +263,7 @@ class VectorStore:
         """See `Store.search_many`. Vectors with the same tests share one call, which is far cheaper."""
         if k > MAX_RESULTS:
             raise UsageError(f"{k:,} hits are more than the {MAX_RESULTS:,} that Milvus gives; ask for fewer")
-        answers: list[list[Neighbour]] = [[] for _ in embed_QD]
+        neighbours: list[list[Neighbour]] = [[] for _ in embed_QD]
         groups: dict[str, list[int]] = {}
         for index in range(len(embed_QD)):
             groups.setdefault(expression(tests[index]) if tests else "", []).append(index)
@@ -274,8 +274,8 @@ class VectorStore:
                     output_fields=["key"], timeout=SECONDS,
                 )  # fmt: skip
             for index, rows in zip(indices, results, strict=True):
-                answers[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
-        return answers
+                neighbours[index] = [Neighbour(row["entity"]["key"], row["distance"]) for row in rows]
+        return neighbours
 
     def flush(self) -> None:
         """Move new rows from the write-ahead log into searchable segments."""

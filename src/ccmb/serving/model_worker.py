@@ -1,6 +1,6 @@
-"""What the server asks of the network: each function takes items of any number of requests and makes one call.
+"""The calls of the model: each method takes the items of any number of requests and makes one call.
 
-They run in the one worker thread; what they return is on the CPU.
+The methods run in the one worker thread; their results are on the CPU.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class ModelWork:
         return Pipeline.from_model(self.model, self.processor)
 
     def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
-        """(D,) each."""
+        """The embedding (D,) of each text."""
         return list(self.pipeline.encode_texts(texts, len(texts)).embed)
 
     def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """(D,) each."""
+        """The embedding (D,) of each image."""
         return list(self.pipeline.encode_images(images, len(images)).embed)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
-        """Both stages on each pair."""
+        """The scores of both stages for each pair."""
         return self.pipeline.score([(pair.text, pair.image) for pair in pairs], len(pairs))
 
     def caption(self, images: Sequence[Image.Image]) -> list[ImageCaption]:

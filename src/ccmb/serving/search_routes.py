@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Path, Request, Response
 
 from ccmb.core.errors import UsageError
-from ccmb.search.filters import compile_conditions, parse_condition
-from ccmb.search.query import Condition, Hit, SearchQuery, SearchResult
+from ccmb.search.filters import parse_condition
+from ccmb.search.query import Condition, Hit, SearchQuery, SearchResult, Test
 from ccmb.serving import requests, responses
 from ccmb.serving.http.caching import cached
 from ccmb.serving.http.errors import ApiError, invalid
@@ -26,30 +26,30 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/search", openapi_extra=content_of(requests.SearchRequest), tags=["index"])
     async def search(
-        asked: Annotated[requests.SearchRequest, Depends(body_of(requests.SearchRequest))],
+        body: Annotated[requests.SearchRequest, Depends(body_of(requests.SearchRequest))],
     ) -> responses.SearchAnswer:
         """Find images by a Chinese text, an image or both, or by what is like an image of the index."""
-        where = _conditions(service.opened, asked.where)
-        if asked.min_probability is not None:
-            if not (asked.text and asked.rank):
+        where, tests = _compiled(service.opened, body.where)
+        if body.min_probability is not None:
+            if not (body.text and body.rank):
                 raise invalid("min_probability: needs a text and the second stage")
             service.must_give_probability()
-        images = await service.read([asked.image] if asked.image is not None else [])
+        images = await service.read([body.image] if body.image is not None else [])
         query = SearchQuery(
-            text=asked.text, image=images[0] if images else None, like=asked.like, k=asked.k,
-            offset=asked.offset, depth=asked.depth, rank=asked.rank, min_probability=asked.min_probability,
-            where=where, budget=asked.budget, collapse=asked.collapse,
+            text=body.text, image=images[0] if images else None, like=body.like, k=body.k,
+            offset=body.offset, depth=body.depth, rank=body.rank, min_probability=body.min_probability,
+            where=where, tests=tests, budget=body.budget, collapse=body.collapse,
         )  # fmt: skip
         return _search_answer(await service.search(query))
 
     @app.post("/pictures", status_code=201, openapi_extra=content_of(requests.ImageRequest), tags=["index"])
     async def add(
-        request: Request, asked: Annotated[requests.ImageRequest, Depends(body_of(requests.ImageRequest))]
+        request: Request, body: Annotated[requests.ImageRequest, Depends(body_of(requests.ImageRequest))]
     ) -> responses.ImageAnswer:
         """Add an image to the index; searches find it from the answer on. It takes a key of an admin."""
         _must_be_admin(request)
         _must_be_writable(service)
-        key = await service.add(asked.name, asked.image, asked.fields)
+        key = await service.add(body.name, body.image, body.fields)
         return responses.ImageAnswer(key=key)
 
     @app.delete("/pictures/{key}", tags=["index"])
@@ -73,28 +73,28 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
         return _image(request, await service.thumbnail(key))
 
 
-def _conditions(opened: Index, where: Sequence[requests.Filter | str]) -> tuple[Condition, ...]:
-    """The filters of a request as conditions of the index.
+def _compiled(index: Index, filters: Sequence[requests.Filter | str]) -> tuple[tuple[Condition, ...], tuple[Test, ...]]:
+    """The filters of a request as conditions of the index, and these compiled.
 
     Raises:
         ApiError: a filter cannot be read, names an unknown field, or gives a folder by its whole path.
     """
-    conditions = list[Condition]()
-    for index, given in enumerate(where):
+    conditions, tests = list[Condition](), list[Test]()
+    for position, filter_ in enumerate(filters):
         try:
-            if isinstance(given, str):
-                condition = parse_condition(given)
+            if isinstance(filter_, str):
+                condition = parse_condition(filter_)
             else:
-                value = tuple(given.value) if isinstance(given.value, list) else given.value
-                condition = Condition(given.field, given.comparison, value)
-            compile_conditions([condition], opened.fields_known())
+                value = tuple(filter_.value) if isinstance(filter_.value, list) else filter_.value
+                condition = Condition(filter_.field, filter_.comparison, value)
+            tests += index.compile_where([condition])
         except UsageError as error:
-            raise invalid(f"where.{index}: {error}") from None
+            raise invalid(f"where.{position}: {error}") from None
         # Folders are stored with their whole paths, which clients must neither see nor guess.
         if condition.field == "folder" and (condition.comparison != "under" or "/" in str(condition.value)[:1]):
-            raise invalid(f"where.{index}: give `under` and a folder within what was indexed, such as 2024/夏天")
+            raise invalid(f"where.{position}: give `under` and a folder within what was indexed, such as 2024/夏天")
         conditions.append(condition)
-    return tuple(conditions)
+    return tuple(conditions), tuple(tests)
 
 
 def _must_be_admin(request: Request) -> None:
@@ -127,7 +127,7 @@ def _hit_answer(hit: Hit) -> responses.HitAnswer:
         fields["folder"] = str(fields["folder"]).removeprefix(str(hit.source)).strip("/")
     return responses.HitAnswer(
         key=hit.key, name=hit.name, cosine=hit.cosine, score=hit.score, match=hit.match, probability=hit.probability,
-        missing=hit.missing, place=hit.place, fields=fields, copies=list(hit.copies),
+        missing=hit.missing, place=hit.first_stage_rank, fields=fields, copies=list(hit.copies),
     )  # fmt: skip
 
 

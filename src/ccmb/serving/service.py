@@ -1,4 +1,4 @@
-"""The work behind the addresses: requests in, batched calls of the network and the index, results out."""
+"""The work behind the routes: requests in, batched calls of the model and the index, results out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
 from ccmb.inference.scoring import PairScore, check_gives_probability
-from ccmb.search.query import FieldValue, SearchQuery, SearchResult
+from ccmb.search.query import Condition, FieldValue, SearchQuery, SearchResult, Test
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.errors import ApiError, invalid
@@ -40,22 +40,23 @@ _KEPT_CLASS_SETS = 16
 
 
 class Index(Protocol):
-    """What the server asks of a `SearchEngine`."""
+    """The methods of a `SearchEngine` that the server uses."""
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[SearchResult]: ...
     def image(self, key: str) -> Image.Image: ...
     def thumbnail(self, key: str) -> bytes: ...
     def fields(self, key: str) -> Mapping[str, FieldValue]: ...
     def fields_known(self) -> Mapping[str, type]: ...
+    def compile_where(self, where: Sequence[Condition]) -> tuple[Test, ...]: ...
     def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str: ...
     def delete(self, keys: Sequence[str]) -> int: ...
     def __len__(self) -> int: ...
 
 
 class Service:
-    """One network and maybe one index, for any number of requests at once.
+    """One model and maybe one index, for any number of requests at once.
 
-    All that computes runs in one worker thread, in calls that requests share; images are decoded in others.
+    One worker thread computes, in calls that requests share; other threads decode images.
     """
 
     def __init__(self, work: ModelWork, index: Index | None, options: ServeOptions, metrics: Metrics) -> None:
@@ -73,7 +74,7 @@ class Service:
             metrics.watch_images(lambda: len(index))
 
     def _batcher(self, work: str, function: Callable[[Sequence[Item]], Sequence[Result]], times: int) -> Batcher:
-        """A batcher of `times` as many items as searches, which are much larger work."""
+        """A batcher of `times` as many items as a batch of searches has, since a search is much more work."""
         size = 1 if self.options.batch == 1 else self.options.batch * times
         batcher: Batcher[Item, Result] = Batcher(
             function, self._worker, size, self.options.wait, self.options.queue * times
@@ -90,26 +91,28 @@ class Service:
         self._readers.shutdown()
 
     async def read(self, images: Sequence[bytes]) -> list[Image.Image]:
-        """Images of files' bytes, as large as the network sees them, so that many of them can wait in a queue.
+        """Decode images, and shrink them to the size that the model reads, so that many of them can wait in a queue.
 
         Raises:
-            ApiError: one is no image, damaged or too large; the message says which and why.
+            ApiError: an image is damaged, too large or of no known format; the message says which and why.
         """
-        return await asyncio.gather(*(self._reading(self._read, data, place) for place, data in enumerate(images)))
+        return await asyncio.gather(
+            *(self._reading(self._read, data, position) for position, data in enumerate(images))
+        )
 
-    def _read(self, data: bytes, place: int) -> Image.Image:
+    def _read(self, data: bytes, position: int) -> Image.Image:
         try:
             image = decode(data, self.options.max_pixels)
         except ValueError as error:
             reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
-            raise ApiError(422, "unreadable_picture", f"image {place}: {reason}") from None
+            raise ApiError(422, "unreadable_picture", f"image {position}: {reason}") from None
         return Image.fromarray(square(image, self.work.processor.image_size))
 
     async def search(self, query: SearchQuery) -> SearchResult:
-        """Search the index, together with whoever else asks.
+        """Search the index; requests that arrive at the same time share a call.
 
         Raises:
-            ApiError: the image to be like is not there.
+            ApiError: the index has no image of the key `like`.
         """
         if query.like is not None:
             await self.must_have(query.like)
@@ -126,21 +129,22 @@ class Service:
         return self.opened.search_many(queries)
 
     async def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
-        """(D,) each."""
+        """The embedding (D,) of each text."""
         return await self._texts.run(texts) if texts else []
 
     async def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """(D,) each."""
+        """The embedding (D,) of each image."""
         return await self._images.run(images) if images else []
 
     async def score_pairs(self, pairs: Sequence[Pair]) -> list[PairScore]:
-        """Both stages on each pair."""
+        """The scores of both stages for each pair."""
         return await self._pairs.run(pairs)
 
     def must_give_probability(self) -> None:
-        """
+        """Refuse a request for probabilities of a match from a model that gives none.
+
         Raises:
-            Fault: the model gives no probability of a match.
+            ApiError: the model gives none.
         """
         try:
             check_gives_probability(self.work.model)
@@ -174,18 +178,18 @@ class Service:
         """
         if depth is not None and not self.work.model.can_rank:
             raise invalid("depth: this model has no cross encoders; leave it out")
-        embed_CD, *of_images = await asyncio.gather(
+        embed_CD, embeds = await asyncio.gather(
             self._class_embeddings(tuple(classes), tuple(templates)), self.embed_images(images)
         )
-        found = []
-        for image, embed in zip(images, of_images[0], strict=True):
+        best = []
+        for image, embed in zip(images, embeds, strict=True):
             cosine_C = embed_CD @ embed
             order = cosine_C.argsort(descending=True, stable=True).tolist()
             guesses = [ClassGuess(classes[index].name, index, float(cosine_C[index])) for index in order]
             if depth is not None:
                 guesses = await self._rank_classes(image, guesses[:depth]) + guesses[depth:]
-            found.append(guesses[:top])
-        return found
+            best.append(guesses[:top])
+        return best
 
     async def _rank_classes(self, image: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
         scores = await self.score_pairs(
@@ -195,21 +199,23 @@ class Service:
         return sorted(ranked, key=lambda guess: -(guess.score or 0.0))
 
     async def _class_embeddings(self, classes: tuple[ImageClass, ...], templates: tuple[str, ...]) -> Tensor:
-        """(C, D), see `classifier.class_embeddings`; the prompts go through the queue of all texts, so that a long
-        list of classes keeps nobody else from being served."""
+        """The embeddings (C, D) of classes, see `classifier.class_embeddings`.
+
+        The prompts go through the queue of all texts, so that a long list of classes does not delay other requests.
+        """
         key = classes, templates
         if key not in self._class_sets:
             prompts = [
-                (place, fill(way, clean_query(name)))
-                for place, of in enumerate(classes)
-                for name in of.names
-                for way in templates
+                (index, fill(template, clean_query(name)))
+                for index, image_class in enumerate(classes)
+                for name in image_class.names
+                for template in templates
             ]
             if len(prompts) > _MAX_PROMPTS:
                 raise invalid(f"classes: {len(prompts)} prompts; give fewer classes, or templates: plain")
             embeds = torch.stack(await self.embed_texts([prompt for _, prompt in prompts]))
             total_CD = torch.zeros(len(classes), embeds.shape[1])
-            total_CD.index_add_(0, torch.tensor([place for place, _ in prompts]), F.normalize(embeds, dim=-1))
+            total_CD.index_add_(0, torch.tensor([index for index, _ in prompts]), F.normalize(embeds, dim=-1))
             self._class_sets[key] = F.normalize(total_CD, dim=-1)
         self._class_sets.move_to_end(key)
         while len(self._class_sets) > _KEPT_CLASS_SETS:
@@ -228,7 +234,7 @@ class Service:
         return self.index
 
     async def image(self, key: str) -> Image.Image:
-        """An image of the index, as large as the network sees it.
+        """An image of the index, in the size that the model reads.
 
         Raises:
             ApiError: there is no such image, or it cannot be read any more.
@@ -239,7 +245,7 @@ class Service:
         return Image.fromarray(square(image, self.work.processor.image_size))
 
     async def shown(self, key: str) -> bytes:
-        """An image of the index as a JPEG to look at, without what else its file may say.
+        """An image of the index as a JPEG to look at, without the metadata of its file.
 
         Raises:
             ApiError: see `image`.
@@ -255,23 +261,24 @@ class Service:
         return await self._stored(lambda index: index.thumbnail(key))
 
     async def must_have(self, key: str) -> None:
-        """
+        """Refuse the key of an image that is not in the index.
+
         Raises:
-            ApiError: there is no such image in the index.
+            ApiError: there is no such image.
         """
         await self._stored(lambda index: index.fields(key))
 
     async def add(self, name: str, data: bytes, fields: Mapping[str, FieldValue]) -> str:
-        """Add an image to the index: its key; searches find it from now on.
+        """Add an image to the index and return its key; searches find it from now on.
 
         Raises:
-            ApiError: it cannot be read, or a field has another type than in the index.
+            ApiError: the image cannot be read, or a field has another type than in the index.
         """
         await self.read([data])  # refuse it before it waits for the worker
         return await self._working(self.opened.add, name, data, fields)
 
     async def delete(self, key: str) -> int:
-        """Take an image out of the index: 1, or 0 if it was not there."""
+        """Remove an image from the index; returns 1, or 0 if it was not there."""
         return await self._working(self.opened.delete, [key])
 
     async def _stored(self, read: Callable[[Index], Done]) -> Done:

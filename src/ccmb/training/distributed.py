@@ -117,7 +117,7 @@ class _Context:
     count: int
 
 
-def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
+def rank_slice_of(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     """This rank's part of `draw(B)`: chance that a row owes to its place in the global batch alone.
 
     All ranks must hand in generators of one state, and call in one order.
@@ -125,7 +125,7 @@ def draw_rows(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     return draw(rows * world().size)[world().rows(rows)]
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum over ranks, without gradient."""
     if world().size == 1:
         return value.detach()
@@ -134,7 +134,7 @@ def total(value: Tensor) -> Tensor:
     return summed
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest of all ranks' numbers."""
     if world().size == 1:
         return value
@@ -143,7 +143,7 @@ def largest(value: int) -> int:
     return int(found)
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until all ranks are here."""
     if world().size > 1:
         dist.barrier()
@@ -155,7 +155,7 @@ def global_mean(summed: Tensor, count: Tensor) -> Tensor:
     The mean over ranks of what is returned, and with it of its gradient, is the sum over all ranks of `summed` by that
     of `count`. A mean of the ranks' own means would be another number where they count unequally many.
     """
-    return summed * world().size / total(count).clamp(min=torch.finfo(torch.float32).tiny)
+    return summed * world().size / all_reduce_sum(count).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

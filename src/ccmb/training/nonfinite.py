@@ -22,7 +22,7 @@ class Describes(Protocol):
         """Plain values for a JSON file, such as the names of the samples."""
 
 
-def save_evidence(
+def save_nonfinite_step(
     out: Path, task: object, step: int, batch: Any, losses: Mapping[str, Tensor], norm: Tensor, seed: int, fix: str
 ) -> CcmbError:
     """Write `stopped/step-N.json` into the run folder and return the error that tells of it.
@@ -39,7 +39,7 @@ def save_evidence(
         what = "loss of another process"
     rank = world().rank
     path = out / "stopped" / (f"step-{step}-rank-{rank}.json" if rank else f"step-{step}.json")
-    evidence = {
+    nonfinite_step = {
         "step": step,
         "losses": {name: _plain(value) for name, value in values.items()},
         "gradient_norm": _plain(float(norm)),
@@ -47,7 +47,7 @@ def save_evidence(
         **(task.describe(batch) if isinstance(task, Describes) else {}),
     }
     try:
-        write_json(path, evidence)
+        write_json(path, nonfinite_step)
         where = f"its batch is in {path}"
     except CcmbError as error:
         where = f"its batch could not be kept ({error})"

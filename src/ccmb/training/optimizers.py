@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccmb.training.parallel import put_together, spread_like
+from ccmb.training.parallel import put_together, shard_like
 from ccmb.training.recipe import OptimizerRecipe
 
 
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                 size = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for (parameter, _), step in zip(pairs, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(spread_like(step.view(parameter.shape), parameter), alpha=-size)
+                    parameter.add_(shard_like(step.view(parameter.shape), parameter), alpha=-size)
 
 
 def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:

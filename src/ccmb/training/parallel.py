@@ -70,7 +70,7 @@ class Sharded:
         average_gradients(self._scalars)
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -83,14 +83,14 @@ class Alone:
         """Nothing to average."""
 
 
-def parallelise(module: nn.Module, strategy: Strategy, units: Iterable[nn.Module]) -> Alone | Replicated | Sharded:
+def wrap(module: nn.Module, strategy: Strategy, units: Iterable[nn.Module]) -> SingleProcess | Replicated | Sharded:
     """The module as a callable that all ranks of the world use together, on the device where it is."""
     if world().size == 1:
         if strategy != "ddp":
             _LOG.warning(
                 "training.parallel=%s: one process has nothing to share; start several with torchrun", strategy
             )
-        return Alone(module)
+        return SingleProcess(module)
     return Replicated(module) if strategy == "ddp" else Sharded(module, units)
 
 
@@ -113,18 +113,18 @@ def put_together(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(value: Any) -> Any:
+def full_state_dict(value: Any) -> Any:
     """Nested dicts and lists with every sharded tensor put together, on the CPU; all ranks must take part."""
     if isinstance(value, DTensor):
         return put_together(value).cpu()
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+        return {key: full_state_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(whole(item) for item in value)
+        return type(value)(full_state_dict(item) for item in value)
     return value
 
 
-def spread_like(value: Tensor, pattern: Tensor) -> Tensor:
+def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
     """A whole tensor, the same on all ranks, sharded as `pattern` is."""
     if not isinstance(pattern, DTensor) or isinstance(value, DTensor):
         return value
@@ -139,7 +139,7 @@ def load_module(module: nn.Module, state: dict[str, Tensor]) -> None:
         RuntimeError: names or shapes differ.
     """
     mine = module.state_dict()
-    module.load_state_dict({name: spread_like(value, mine.get(name, value)) for name, value in state.items()})
+    module.load_state_dict({name: shard_like(value, mine.get(name, value)) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def like(value: Any, parameter: nn.Parameter) -> Any:
-        return spread_like(value, parameter) if isinstance(value, Tensor) and value.dim() else value
+        return shard_like(value, parameter) if isinstance(value, Tensor) and value.dim() else value
 
     spread = {
         index: {key: like(value, parameters[index]) for key, value in of_one.items()}

@@ -190,8 +190,8 @@ class BestRecipe(ConfigBase):
         return values
 
 
-# The default of what must be given unless something else is.
-UNSAID: Any = None
+# The default of a key that must be given unless another one is.
+REQUIRED: Any = None
 
 
 class TrainingRecipe(ConfigBase):
@@ -202,7 +202,7 @@ class TrainingRecipe(ConfigBase):
         description="of a folder: instead of steps, how often as many texts are seen as there are; becomes steps "
         "before the run",
     )
-    steps: int = Field(UNSAID, gt=0, validate_default=True, description="optimiser steps")
+    steps: int = Field(REQUIRED, gt=0, validate_default=True, description="optimiser steps")
     batch_size: int = Field(128, gt=1)
     grad_cache_chunk: int | None = Field(
         None,
@@ -248,7 +248,7 @@ class TrainingRecipe(ConfigBase):
         """Steps are 0 until epochs have become steps, see `in_steps`."""
         epochs = info.data.get("epochs")
         if epochs is None:
-            if steps is UNSAID and "epochs" in info.data:
+            if steps is REQUIRED and "epochs" in info.data:
                 raise PydanticCustomError("missing", "Field required")
             return int(check(steps))
         if steps:

@@ -24,13 +24,13 @@ from ccmb.core.errors import CcmbError, Stopped, one_line
 from ccmb.core.progress import progress
 from ccmb.core.signals import stop_signals
 from ccmb.training.checkpoints import load_checkpoint, load_latest, remove_old, save_checkpoint
-from ccmb.training.distributed import largest, meet, total, world
+from ccmb.training.distributed import all_reduce_max, all_reduce_sum, barrier, world
 from ccmb.training.log import append_line, drop_lines_after
 from ccmb.training.metrics_log import event_files
 from ccmb.training.model_selection import best_step, forget_after, judge
-from ccmb.training.nonfinite import save_evidence, what_to_lower
+from ccmb.training.nonfinite import save_nonfinite_step, what_to_lower
 from ccmb.training.optimizers import ParameterGroup, make_optimizers, set_learning_rates
-from ccmb.training.parallel import clip_gradients, load_module, load_optimizer, parallelise, whole
+from ccmb.training.parallel import clip_gradients, full_state_dict, load_module, load_optimizer, wrap
 from ccmb.training.recipe import OptimizerRecipe, TrainingRecipe
 from ccmb.training.throughput import Meter
 from ccmb.training.validation import PREFIX, Validation
@@ -82,7 +82,7 @@ class Trainer:
         self.chooses = bool(validation and recipe.best and recipe.best.metric.startswith(PREFIX))
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
-        self.module = parallelise(task.module, recipe.parallel, task.units())
+        self.module = wrap(task.module, recipe.parallel, task.units())
         self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
         self.step = 0
 
@@ -136,7 +136,7 @@ class Trainer:
                     now = time.monotonic()
                     rate = (self.step - logged) * recipe.batch_size / max(1e-9, now - clock)
                     clock, logged = now, self.step
-                    losses = {name: total(loss) / self.world.size for name, loss in losses.items()}
+                    losses = {name: all_reduce_sum(loss) / self.world.size for name, loss in losses.items()}
                     if self.world.is_main:
                         line = self._metrics(losses, aux, norm, rate) | meter.read()
                         if validated:
@@ -148,7 +148,7 @@ class Trainer:
                     note = " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
                 advance(recipe.batch_size, note)
                 finished = self.step == recipe.steps
-                asked = largest(stop.signal)  # once, and of all ranks: a signal may come at any moment
+                asked = all_reduce_max(stop.signal)  # once, and of all ranks: a signal may come at any moment
                 if self.step % recipe.checkpoint_every == 0 or finished or asked or (validated and self.chooses):
                     self.save()
                 if asked and not finished:
@@ -168,13 +168,13 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the current step; all ranks take part, one writes."""
         state = {
-            "module": whole(self.task.module.state_dict()),
-            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            "module": full_state_dict(self.task.module.state_dict()),
+            "optimizers": [full_state_dict(optimizer.state_dict()) for optimizer in self.optimizers],
         }
         if self.world.is_main:
             save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.save_total_limit)
             self._judge()
-        meet()
+        barrier()
 
     def _judge(self) -> None:
         """Mark the checkpoint of this step if it is the best so far. One that only a signal asked for does not count:
@@ -208,10 +208,10 @@ class Trainer:
         parameters = [p for group in groups for p in group["params"]]
         norm = clip_gradients(parameters, self.options.max_grad_norm or math.inf)
         # Of all ranks, as the norm is: one that stops alone leaves the others waiting.
-        if not math.isfinite(norm + total(loss)):
+        if not math.isfinite(norm + all_reduce_sum(loss)):
             named = self.recipe.precision
             fix = what_to_lower(named, computes_bf16(self.device, named), self.options.lr)
-            raise save_evidence(
+            raise save_nonfinite_step(
                 self.out, self.task, self.step, batch=batch, losses=losses, norm=norm, seed=seed, fix=fix
             )
         for optimizer in self.optimizers:

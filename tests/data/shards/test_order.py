@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import UsageError
-from ccmb.data.shards.order import Draws, Positions, StreamOrder, check_lanes, share_of
+from ccmb.data.shards.order import Draws, Positions, StreamOrder, check_streams, share_of
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(sum)
 
@@ -17,21 +17,21 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(sum)
 @st.composite
 def orders(draw, per_epoch=st.none()):
     """Orders with at least one step an epoch."""
-    lanes = draw(st.integers(1, 4))
-    batch = lanes * draw(st.integers(1, 4))
+    streams = draw(st.integers(1, 4))
+    batch = streams * draw(st.integers(1, 4))
     sizes = tuple(draw(SIZES.filter(lambda sizes: sum(sizes) >= batch)))
-    order = StreamOrder(sizes, batch, lanes, draw(st.integers(1, 20)), draw(st.integers(0, 2**32)), draw(per_epoch))
+    order = StreamOrder(sizes, batch, streams, draw(st.integers(1, 20)), draw(st.integers(0, 2**32)), draw(per_epoch))
     return order
 
 
-def lane_of(order, epoch, lane):
-    positions = Positions(order.runs(epoch, lane))
-    return [positions.place(position) for position in order.draws(epoch, lane)]
+def stream_of(order, epoch, stream):
+    positions = Positions(order.runs(epoch, stream))
+    return [positions.locate(position) for position in order.draws(epoch, stream)]
 
 
 @given(order=orders(), epoch=st.integers(0, 3))
 def test_an_epoch_holds_every_sample_once_but_for_those_that_fill_no_batch(order, epoch):
-    seen = Counter(position for lane in range(order.lanes) for position in lane_of(order, epoch, lane))
+    seen = Counter(position for stream in range(order.streams) for position in stream_of(order, epoch, stream))
     all_items = {(shard, sample) for shard, size in enumerate(order.sizes) for sample in range(size)}
     assert set(seen) <= all_items
     assert set(seen.values()) == {1}
@@ -42,7 +42,9 @@ def test_an_epoch_holds_every_sample_once_but_for_those_that_fill_no_batch(order
 def test_an_epoch_may_be_shorter(order):
     total = min(sum(order.sizes), order.per_epoch)
     assert order.steps_per_epoch == total // order.batch
-    assert all(len(lane_of(order, 0, lane)) == order.steps_per_epoch * order.share for lane in range(order.lanes))
+    assert all(
+        len(stream_of(order, 0, stream)) == order.steps_per_epoch * order.share for stream in range(order.streams)
+    )
 
 
 @given(count=st.integers(0, 60), size=st.integers(1, 20), seed=st.integers(0, 99), skipped=st.integers(0, 60))
@@ -64,28 +66,30 @@ def test_nothing_is_drawn_before_the_buffer_can_hold_it(count, size, seed):
         assert drawn == list(range(count))
 
 
-def test_seeds_epochs_and_lanes_have_orders_of_their_own():
+def test_seeds_epochs_and_streams_have_orders_of_their_own():
     orders = [StreamOrder((20, 20, 20), 6, 2, 10, seed) for seed in range(3)]
-    result = {tuple(lane_of(order, epoch, lane)) for order in orders for epoch in range(3) for lane in range(2)}
+    result = {tuple(stream_of(order, epoch, stream)) for order in orders for epoch in range(3) for stream in range(2)}
     assert len(result) == 18
 
 
 def test_every_sample_is_seen_equally_often_though_ends_of_epochs_are_left_out():
     order = StreamOrder((5, 7, 3), 8, 2, 4, 0)
-    seen = Counter(position for epoch in range(2000) for lane in range(2) for position in lane_of(order, epoch, lane))
+    seen = Counter(
+        position for epoch in range(2000) for stream in range(2) for position in stream_of(order, epoch, stream)
+    )
     assert len(seen) == 15
     assert min(seen.values()) > 0.85 * max(seen.values())
 
 
-@given(lanes=st.integers(1, 12), parts=st.integers(1, 12))
-def test_lanes_are_shared_out_in_order_and_evenly(lanes, parts):
-    shares = [share_of(range(lanes), part, parts) for part in range(parts)]
-    assert [lane for share in shares for lane in share] == list(range(lanes))
+@given(streams=st.integers(1, 12), parts=st.integers(1, 12))
+def test_streams_are_shared_out_in_order_and_evenly(streams, parts):
+    shares = [share_of(range(streams), part, parts) for part in range(parts)]
+    assert [stream for share in shares for stream in share] == list(range(streams))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize(
-    ("shards", "batch", "lanes", "world", "workers", "message"),
+    ("shards", "batch", "streams", "world", "workers", "message"),
     [
         (6, 16, 8, 2, 4, "6 shards < 2 ranks x 4 workers = 8 processes that read; lower data.num_workers"),
         (
@@ -102,11 +106,11 @@ def test_lanes_are_shared_out_in_order_and_evenly(lanes, parts):
         (9, 64, 4, 1, 0, "45 samples an epoch do not fill training.batch_size=64"),
     ],
 )
-def test_what_does_not_divide_is_refused_with_the_arithmetic(shards, batch, lanes, world, workers, message):
+def test_what_does_not_divide_is_refused_with_the_arithmetic(shards, batch, streams, world, workers, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        check_lanes(StreamOrder((5,) * shards, batch, lanes, 4, 0), world, workers)
+        check_streams(StreamOrder((5,) * shards, batch, streams, 4, 0), world, workers)
 
 
 def test_what_divides_is_taken():
-    check_lanes(StreamOrder((5,) * 8, 16, 8, 4, 0), world=2, workers=4)
-    check_lanes(StreamOrder((5,) * 8, 16, 8, 4, 0), world=1, workers=3)
+    check_streams(StreamOrder((5,) * 8, 16, 8, 4, 0), world=2, workers=4)
+    check_streams(StreamOrder((5,) * 8, 16, 8, 4, 0), world=1, workers=3)

@@ -26,31 +26,33 @@ def folder(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("stream"), COUNT, 7)
 
 
-ORDERS = {"lanes": st.integers(1, 4), "share": st.integers(1, 3), "buffer": st.integers(1, 20)}
+ORDERS = {"streams": st.integers(1, 4), "share": st.integers(1, 3), "buffer": st.integers(1, 20)}
 SIZES = st.lists(st.integers(0, 7), max_size=3)  # of the first shards, before two of which one at least is whole
 SEEDS = st.integers(0, 2**32)
 
 
 @given(**ORDERS, sizes=SIZES, seed=SEEDS, start=st.integers(0, 25), more=st.integers(0, 25))
-def test_a_resumed_order_is_the_rest_of_the_order_never_stopped(folder, lanes, share, buffer, sizes, seed, start, more):
+def test_a_resumed_order_is_the_rest_of_the_order_never_stopped(
+    folder, streams, share, buffer, sizes, seed, start, more
+):
     def texts(start, stop):
-        stream = open_folder(folder, lanes * share, lanes, buffer, seed, sizes=[*sizes, 7, 5])
+        stream = open_folder(folder, streams * share, streams, buffer, seed, sizes=[*sizes, 7, 5])
         return texts_of(stream, start, stop)
 
     assert texts(start, start + more) == texts(0, start + more)[start:]
 
 
 @given(**ORDERS, sizes=SIZES, seed=SEEDS)
-def test_an_epoch_reads_every_sample_once(folder, lanes, share, buffer, sizes, seed):
+def test_an_epoch_reads_every_sample_once(folder, streams, share, buffer, sizes, seed):
     sizes = [*sizes, 7, 5]
-    stream = open_folder(folder, lanes * share, lanes, buffer, seed, sizes=sizes)
+    stream = open_folder(folder, streams * share, streams, buffer, seed, sizes=sizes)
     steps = stream.order.steps_per_epoch
     all_items = {f"样本{shard * 7 + position}" for shard, size in enumerate(sizes) for position in range(size)}
     for epoch in range(2):
         seen = Counter(joined(texts_of(stream, epoch * steps, (epoch + 1) * steps)))
         assert set(seen.values()) == {1}
         assert set(seen) <= all_items
-        assert len(seen) == len(all_items) // (lanes * share) * lanes * share
+        assert len(seen) == len(all_items) // (streams * share) * streams * share
 
 
 @settings(max_examples=6)
@@ -101,7 +103,7 @@ def test_damaged_bytes_never_crash_and_never_move_a_sample(tmp_path_factory, fol
 
     def keys(folder, start):
         stream = open_folder(folder, 6, 2, 9, seed)
-        result = (item for lane in range(2) for item in stream.places(lane, start, 14))
+        result = (item for index in range(2) for item in stream.located_samples(index, start, 14))
         return [(epoch, position, None if isinstance(raw, str) else raw.key) for epoch, position, raw in result]
 
     for start_at in (0, start):

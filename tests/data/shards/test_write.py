@@ -177,18 +177,18 @@ def test_shards_are_found_by_folder_glob_and_braces(tmp_path, monkeypatch):
     (folder / "stray.tar").write_bytes(b"")
     all_items = [Shard(f"{folder}/shard-{index:06d}.tar", 2) for index in range(5)]
 
-    def found(*sources):
+    def shards_of(*sources):
         return [Shard(shard.url, shard.samples) for shard in find_shards(sources)]
 
-    assert found(str(folder)) == all_items
-    assert found(f"{folder}/shard-*.tar") == all_items
-    assert found(f"{folder}/shard-{{000003..000001}}.tar") == all_items[3:0:-1]
-    assert found(f"{folder}/shard-000001.tar", str(folder)) == [all_items[1], all_items[0], *all_items[2:]]
-    assert found(str(folder / "stray.tar")) == [Shard(f"{folder}/stray.tar")]
+    assert shards_of(str(folder)) == all_items
+    assert shards_of(f"{folder}/shard-*.tar") == all_items
+    assert shards_of(f"{folder}/shard-{{000003..000001}}.tar") == all_items[3:0:-1]
+    assert shards_of(f"{folder}/shard-000001.tar", str(folder)) == [all_items[1], all_items[0], *all_items[2:]]
+    assert shards_of(str(folder / "stray.tar")) == [Shard(f"{folder}/stray.tar")]
     monkeypatch.setenv("CCMB_DATA", str(tmp_path))
-    assert found("shards") == all_items
+    assert shards_of("shards") == all_items
     (folder / "shards.jsonl").unlink()
-    assert [shard.name for shard in found("shards")][-2:] == ["shard-000004.tar", "stray.tar"]
+    assert [shard.name for shard in shards_of("shards")][-2:] == ["shard-000004.tar", "stray.tar"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
+    ("content", "where"),
     [
         (STATE, ""),
         (OrderedDict(STATE), ""),
@@ -67,10 +67,10 @@ OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
     ],
     ids=str,
 )
-def test_what_trainers_wrap_around_weights_is_taken_off(tmp_path: Path, content: Any, place: str) -> None:
+def test_what_trainers_wrap_around_weights_is_taken_off(tmp_path: Path, content: Any, where: str) -> None:
     torch.save(content, tmp_path / "checkpoint.pth")
     result = read_checkpoint(tmp_path / "checkpoint.pth")
-    assert result.where == place
+    assert result.where == where
     assert same(result.state, STATE)
 
 
@@ -135,7 +135,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "words"),
     [
         (lambda: b"", "an empty file; fetch it again"),
         (lambda: b"\r\n<!DOCTYPE html>\n<html>", "a web page, not the file that the address seems to name"),
@@ -158,13 +158,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
-    tmp_path: Path, content: Callable[[], bytes], said: str
+    tmp_path: Path, content: Callable[[], bytes], words: str
 ) -> None:
     (tmp_path / "file.pth").write_bytes(content())
     with pytest.raises(CcmbError) as error:
         read_checkpoint(tmp_path / "file.pth")
     assert str(error.value).startswith(f"{tmp_path / 'file.pth'}: ")
-    assert said in str(error.value)
+    assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -189,7 +189,7 @@ def test_the_class_that_was_refused_is_named(tmp_path: Path, extra: Any, name: s
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "words"),
     [
         ({"state_dict": {"module.bert.encoder.layer.0.a": torch.zeros(1)}}, "a Chinese-CLIP or BERT in another form"),
         ({"visual.conv1.weight": torch.zeros(1)}, "open_clip:ARCHITECTURE/FILE` takes it"),
@@ -198,11 +198,11 @@ def test_the_class_that_was_refused_is_named(tmp_path: Path, extra: Any, name: s
     ],
     ids=["chinese_clip", "clip", "ours", "lora"],
 )
-def test_weights_of_another_network_say_whose_they_are(tmp_path: Path, content: Any, said: str) -> None:
+def test_weights_of_another_network_say_whose_they_are(tmp_path: Path, content: Any, words: str) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(CcmbError, match=r"other\.pth: lacks the tensor .*it is not R2D2's or PRD2's but") as error:
         read_checkpoint(tmp_path / "other.pth")
-    assert said in str(error.value)
+    assert words in str(error.value)
 
 
 def test_half_precision_checkpoints_come_back_bit_for_bit_and_are_opened_in_float32(

@@ -21,11 +21,11 @@ from ccmb.tasks.finetuning.interpolate import mix
 from ccmb.tasks.pretraining.run import save_model
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.trainer import widen
-from tests.helpers.peers import save_peer
 from tests.helpers.runs import command_line
 from tests.helpers.sources import VISIONS, chinese_clip, made, save_chinese_clip, save_clip, save_text_tower, saved
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.tuning import save_pairs, save_start, tuned
+from tests.helpers.two_towers import save_two_towers
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -102,7 +102,7 @@ def test_a_processor_that_cuts_later_than_its_network_is_refused(folder: Path) -
 
 
 @pytest.mark.parametrize(
-    ("key", "named", "said"),
+    ("key", "named", "words"),
     [
         ("cross_layers", "image_text_encoder.layer.1.", "(cross_layers is 1)"),
         ("vision_config__num_hidden_layers", "image_tower.encoder.layers.1.", "(vision_config.num_hidden_layers is 1)"),
@@ -110,7 +110,7 @@ def test_a_processor_that_cuts_later_than_its_network_is_refused(folder: Path) -
     ],
 )
 def test_a_config_of_other_layers_than_the_weights_have_is_refused(
-    tmp_path: Path, key: str, named: str, said: str
+    tmp_path: Path, key: str, named: str, words: str
 ) -> None:
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     folder = tmp_path / "deeper"
@@ -124,11 +124,11 @@ def test_a_config_of_other_layers_than_the_weights_have_is_refused(
     fewer = refusal(folder)
     assert fewer.startswith(f"{folder / 'model.safetensors'}: holds {named}")
     assert "for which config.json has no place" in fewer
-    assert said in fewer
+    assert words in fewer
     change(folder, "config.json", **{key: 3})
     more = refusal(folder)
     assert more.startswith(f"{folder / 'model.safetensors'}: lacks {named.replace('.1.', '.2.')}")
-    assert said.replace("1)", "3)") in more
+    assert words.replace("1)", "3)") in more
 
 
 def test_heads_that_the_config_does_not_have_are_refused_by_key(folder: Path) -> None:
@@ -190,15 +190,18 @@ def test_towers_whose_weights_do_not_suit_their_config_are_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "words"),
     [
         (
             save_chinese_clip,
             "not an R2D2 but a Chinese-CLIP; `ccmb finetune --model`, `ccmb pretrain RECIPE model.init_from=",
         ),
-        (lambda path: save_peer(path, "clip"), "not an R2D2 but a CLIP (clip); `ccmb benchmark --model` takes it"),
         (
-            lambda path: save_peer(path, "siglip"),
+            lambda path: save_two_towers(path, "clip"),
+            "not an R2D2 but a CLIP (clip); `ccmb benchmark --model` takes it",
+        ),
+        (
+            lambda path: save_two_towers(path, "siglip"),
             "not an R2D2 but a SigLIP (siglip); `ccmb benchmark --model` takes it",
         ),
         (
@@ -212,12 +215,12 @@ def test_towers_whose_weights_do_not_suit_their_config_are_refused(tmp_path: Pat
     ],
     ids=["chinese_clip", "clip", "siglip", "bert", "dinov2"],
 )
-def test_a_folder_of_another_kind_says_what_it_is(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
-    assert said in refusal(make(tmp_path / "other"))
+def test_a_folder_of_another_kind_says_what_it_is(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
+    assert words in refusal(make(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "words"),
     [
         ("open_clip_config.json", "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it"),
         ("adapter_config.json", "an adapter of PEFT (LoRA)"),
@@ -228,11 +231,11 @@ def test_a_folder_of_another_kind_says_what_it_is(tmp_path: Path, make: Callable
         ("step-100/state.pt", "checkpoints of a run that is not finished"),
     ],
 )
-def test_a_folder_without_a_config_is_known_by_its_files(tmp_path: Path, file: str, said: str) -> None:
+def test_a_folder_without_a_config_is_known_by_its_files(tmp_path: Path, file: str, words: str) -> None:
     path = tmp_path / "folder" / file
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    assert said in refusal(tmp_path / "folder")
+    assert words in refusal(tmp_path / "folder")
 
 
 def test_a_file_in_the_place_of_a_folder_is_no_missing_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from ccmb.benchmark import runner
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.open_model import open_peer
+from ccmb.benchmark.models.open_model import open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.core.device import inference
@@ -185,9 +185,9 @@ def test_evaluation_and_the_benchmark_take_it_for_a_model(model: Path, exports: 
         gallery = encode_gallery(network, processor, range(6), [[text] for text in TEXTS[:6]], images.__getitem__)
         reports.append(retrieval_report(network, gallery, 4))
     assert reports[0] == reports[1]
-    peers = [open_peer(str(folder)) for folder in (model, exports["fp32"], exports["int8"])]
-    assert len({peer.fingerprint for peer in peers}) == 3
-    assert all(peer.kind == "R2D2" and peer.can_rank for peer in peers)
+    models = [open_model(str(folder)) for folder in (model, exports["fp32"], exports["int8"])]
+    assert len({model.fingerprint for model in models}) == 3
+    assert all(model.kind == "R2D2" and model.can_rank for model in models)
 
 
 def test_precision_is_not_asked_of_an_export(exports: dict[str, Path]) -> None:
@@ -255,7 +255,7 @@ def test_exports_are_made_before_processes_share_the_work(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(runner, "open_peer", lambda *arguments: asked.append(("open", *arguments)))
+    monkeypatch.setattr(runner, "open_model", lambda *arguments: asked.append(("open", *arguments)))
     monkeypatch.setattr(runner, "share", lambda *arguments: asked.append("share") or [])
     options = RankOptions("int8")
     runner.run_benchmark([str(model)], [], tmp_path, Settings(ranking=options), ["cpu", "cpu"])

@@ -84,7 +84,7 @@ def batch_of(processor: R2D2Processor, count: int = 4) -> Batch:
     )
 
 
-def said(model: TwoStageModel, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
+def outputs_of(model: TwoStageModel, pixels: Tensor, texts: dict[str, Tensor]) -> list[Tensor]:
     index = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
     with torch.no_grad():
         images, words = model.encode_image(pixels), model.encode_text(**texts)
@@ -101,13 +101,13 @@ def test_a_backbone_arrives_unchanged_and_its_folder_opens_bit_for_bit(kind: str
     original, tower = made_backbone(kind).double(), copy.deepcopy(model).double()
     pixels = processor.images(tiny_images(2)).double()
     with torch.no_grad():
-        output, ours = original(pixels), tower.encode_image(pixels)
+        output, own_output = original(pixels), tower.encode_image(pixels)
     cells = as_tokens(output.last_hidden_state)
-    assert_same(ours.states[:, ours.states.shape[1] - cells.shape[1] :], cells)
-    assert ours.states.shape[1] == cells.shape[1] + (not config.image_class_token)
+    assert_same(own_output.states[:, own_output.states.shape[1] - cells.shape[1] :], cells)
+    assert own_output.states.shape[1] == cells.shape[1] + (not config.image_class_token)
     if config.image_pooling == "tower":
-        assert_same(ours.pooled, output.pooler_output.flatten(1))
-    assert (ours.embed[0] - ours.embed[1]).abs().max() > 1e-6  # deep random networks tell little apart
+        assert_same(own_output.pooled, output.pooler_output.flatten(1))
+    assert (own_output.embed[0] - own_output.embed[1]).abs().max() > 1e-6  # deep random networks tell little apart
 
     model.save_pretrained(tmp_path / "r2d2")
     processor.save_pretrained(tmp_path / "r2d2")
@@ -145,7 +145,7 @@ def test_an_export_says_what_a_backbone_says(kind: str, bert: Path, tmp_path: Pa
     exported, _ = load_exported(tmp_path / "export")
     for count in (2, 3):  # a graph is made of two images
         pixels, texts = processor.images(tiny_images(count)), processor.texts(TEXTS[:count])
-        for one, other in zip(said(exported, pixels, texts), said(model, pixels, texts), strict=True):
+        for one, other in zip(outputs_of(exported, pixels, texts), outputs_of(model, pixels, texts), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max().clamp(min=1)))
 
 

@@ -48,11 +48,11 @@ def test_an_e5_says_what_the_library_says(pair: tuple[R2D2Model, R2D2Processor])
         states = its(**{name: plain[name] for name in inputs}).last_hidden_state
         summed = states.masked_fill(~plain["attention_mask"][..., None].bool(), 0.0).sum(1)
         mean = summed / plain["attention_mask"].sum(1)[..., None]
-        ours = model.encode_text(**inputs)
+        own_output = model.encode_text(**inputs)
         expected = normalize(model.text_projection(mean))
     real = plain["attention_mask"].bool()
-    torch.testing.assert_close(ours.states[real], states[real], rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.embed, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(own_output.states[real], states[real], rtol=0, atol=1e-5)
+    torch.testing.assert_close(own_output.embed, expected, rtol=0, atol=1e-6)
 
 
 def test_an_efficientnet_says_what_the_library_says(pair: tuple[R2D2Model, R2D2Processor]) -> None:
@@ -61,12 +61,12 @@ def test_an_efficientnet_says_what_the_library_says(pair: tuple[R2D2Model, R2D2P
     assert (processor.image_size, processor.image_mean, processor.image_std) == (224, (0.5,) * 3, (0.5,) * 3)
     pixels = processor.images(tiny_images(2))
     with torch.no_grad():
-        output, ours = its(pixel_values=pixels), model.encode_image(pixels)
-    assert ours.states.shape == (2, 1 + 7 * 7, 1280)
-    torch.testing.assert_close(ours.states[:, 1:], output.last_hidden_state.flatten(2).mT, rtol=0, atol=1e-6)
-    torch.testing.assert_close(ours.pooled, output.pooler_output, rtol=0, atol=1e-6)
+        output, own_output = its(pixel_values=pixels), model.encode_image(pixels)
+    assert own_output.states.shape == (2, 1 + 7 * 7, 1280)
+    torch.testing.assert_close(own_output.states[:, 1:], output.last_hidden_state.flatten(2).mT, rtol=0, atol=1e-6)
+    torch.testing.assert_close(own_output.pooled, output.pooler_output, rtol=0, atol=1e-6)
     torch.testing.assert_close(
-        ours.embed, normalize(model.image_projection(output.pooler_output)).detach(), rtol=0, atol=1e-6
+        own_output.embed, normalize(model.image_projection(output.pooler_output)).detach(), rtol=0, atol=1e-6
     )
 
 

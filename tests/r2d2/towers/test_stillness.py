@@ -16,8 +16,8 @@ from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.pretraining import PreTraining, sharding_units
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import Frozen, freeze, in_words, layers_of
-from ccmb.training.distributed import total, world
-from ccmb.training.parallel import parallelise, put_together
+from ccmb.training.distributed import all_reduce_sum, world
+from ccmb.training.parallel import put_together, wrap
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.processes import run_in_processes
 from tests.helpers.sources import BACKBONES, STAGES, made_backbone
@@ -120,7 +120,7 @@ def resnet(train_batch_norm: bool) -> R2D2Model:
 def train_steps(train_batch_norm: bool, strategy: str = "ddp", steps: int = 2) -> dict[str, Any]:
     model = resnet(train_batch_norm)
     training = PreTraining(model, OBJECTIVES, tiny_processor().tokenizer.mask_token_id).train()
-    module = parallelise(training, strategy, sharding_units(model, training.teacher))
+    module = wrap(training, strategy, sharding_units(model, training.teacher))
     batch, result = tiny_batch(4), dict[str, Any]()
     rows = world().rows(4 // world().size)
     own = batch.rows(list(range(rows.start, rows.stop)))
@@ -128,7 +128,7 @@ def train_steps(train_batch_norm: bool, strategy: str = "ddp", steps: int = 2) -
         losses, _ = module(own, 0.0, torch.Generator().manual_seed(step))
         training.total(losses).backward()
         module.after_backward()
-        result |= {f"{step} loss {name}": total(loss) / world().size for name, loss in losses.items()}
+        result |= {f"{step} loss {name}": all_reduce_sum(loss) / world().size for name, loss in losses.items()}
         with torch.no_grad():
             for parameter in training.parameters():
                 if parameter.grad is not None:
@@ -166,9 +166,9 @@ def test_the_teacher_copies_statistics_and_averages_weights() -> None:
             tensor.add_(1)
     teacher = EmaTeacher(student)
     teacher.update(other, 0.9)
-    ours, latest = teacher.image_tower.state_dict(), other.image_tower.state_dict()
+    teacher_state, latest = teacher.image_tower.state_dict(), other.image_tower.state_dict()
     before = student.image_tower.state_dict()
-    for name, value in ours.items():
+    for name, value in teacher_state.items():
         is_buffer = "running" in name or "batches" in name
         assert_same(value, latest[name] if is_buffer else 0.9 * before[name] + 0.1 * latest[name])
 

@@ -84,9 +84,9 @@ def test_equal_files_and_unreadable_images(tmp_path):
     assert data.check_unreadable(unreadable, 5, sampled=True).level == "problem"
     assert good(data.check_unreadable([], 5, sampled=True))
     # The damaged ones are equal to each other.
-    twins = data.check_same_bytes(data.digests_of(images, [*names, "gone.jpg"]), sampled=False)
-    assert twins.level == "warning"
-    assert "2 of 24 images are copies under another name, such as train-000000.jpg = train-000001.jpg" in twins.message
+    copies = data.check_same_bytes(data.digests_of(images, [*names, "gone.jpg"]), sampled=False)
+    assert copies.level == "warning"
+    assert "2 of 24 images are copies under another name, such as train-000000.jpg = train-000001.jpg" in copies.message
     assert good(data.check_same_bytes(data.digests_of(images, names[3:]), sampled=True))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccmb.benchmark.evaluation.sets import open_set
+from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.leaderboard.html import render_leaderboard
 from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
@@ -149,7 +149,7 @@ def test_every_report_names_its_convention(shared_pairs: Path, tmp_path: Path, c
         )
         out = tmp_path / convention
         settings = Settings(draws=50, convention=convention)  # type: ignore[arg-type]
-        [path] = run_benchmark([str(start)], [open_set(f"own={shared_pairs}")], out, settings).measured
+        [path] = run_benchmark([str(start)], [open_measured_set(f"own={shared_pairs}")], out, settings).measured
         result = read_result(path)
         assert result.retrieval is not None
         assert (result.retrieval.convention, result.retrieval.equal_texts) == (convention, equal)

@@ -1,1 +1,1 @@
-"""Any model on a set of each family, and what is kept of its features."""
+"""Measuring a model on a set, a file for each family, and the cache of encoded galleries."""

@@ -1,4 +1,4 @@
-"""Measuring captions: what the decoder puts first, and what R2D2 then chooses among its candidates."""
+"""Measuring captions: the first candidate of the decoder, and the candidate that R2D2 ranks first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer
-from ccmb.benchmark.models.r2d2 import R2D2Peer
+from ccmb.benchmark.models.base import BenchmarkModel
+from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.benchmark.results.result import Captioning, CaptionMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
@@ -54,20 +54,22 @@ class SetOfTexts:
 
 @dataclass(frozen=True, slots=True)
 class CaptionSet(SetOfTexts):
-    """One split of images that are to be written about, with texts that people wrote."""
+    """One split of images to caption, with the captions that people wrote."""
 
     family: ClassVar[str] = "captioning"
 
 
-def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settings) -> Measurement[Captioning]:
+def measure(
+    model: BenchmarkModel, opened: CaptionSet, readable: Readable, settings: Settings
+) -> Measurement[Captioning]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
-    section = captioning_of(peer, opened, samples, settings)
+    section = captioning_of(model, opened, samples, settings)
     count, seconds = section.images, {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
-        drawn_with=list(range(count)),
+        resampling_unit=list(range(count)),
         images=count,
         texts=section.references,
         unreadable=unreadable,
@@ -75,28 +77,30 @@ def measure(peer: Peer, opened: CaptionSet, readable: Readable, settings: Settin
     )
 
 
-def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
+def captioning_of(model: BenchmarkModel, opened: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
     """The metrics of both stages.
 
     Raises:
         CcmbError: the model writes no captions, or there is one image alone.
         UsageError: the set's texts do not belong to single images.
     """
-    if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Captioner):
+    if not isinstance(model, R2D2BenchmarkModel) or not isinstance(model.network, R2D2Captioner):
         raise CcmbError("this model writes no captions; make one that does with `ccmb finetune captioning`")
     if len({sample.image for sample in samples}) < 2:
-        raise CcmbError(f"{of.name}, split {of.split}: one readable image; CIDEr-D needs two or more")
-    options = decoding_for(peer.model, beams=BEAMS, candidates=BEAMS)
-    written = caption_dataset(peer.model, peer.processor, replace(of.texts, samples=samples), options, rerank=True)
+        raise CcmbError(f"{opened.name}, split {opened.split}: one readable image; CIDEr-D needs two or more")
+    options = decoding_for(model.network, beams=BEAMS, candidates=BEAMS)
+    written = caption_dataset(
+        model.network, model.processor, replace(opened.texts, samples=samples), options, rerank=True
+    )
     by_stage: dict[Stage, list[Candidate]] = {
-        "pre_ranking": [of.decoded for of in written.captions if of.decoded is not None],
-        "ranking": [of.candidates[0] for of in written.captions],
+        "pre_ranking": [image.decoded for image in written.captions if image.decoded is not None],
+        "ranking": [image.candidates[0] for image in written.captions],
     }
     metrics, cider = dict[Stage, CaptionMetrics](), dict[Stage, list[float]]()
     for stage, captions in by_stage.items():
-        scores = score_texts([of.text for of in captions], written.references, characters)
+        scores = score_texts([candidate.text for candidate in captions], written.references, characters)
         values = scores.metrics()
-        match_scores = [of.match_score for of in captions if of.match_score is not None]
+        match_scores = [candidate.match_score for candidate in captions if candidate.match_score is not None]
         cider[stage] = [round(float(value), 6) for value in scores.cider]
         metrics[stage] = CaptionMetrics(
             cider_d=round(values["CIDEr-D"], 2),
@@ -112,5 +116,5 @@ def captioning_of(peer: Peer, of: CaptionSet, samples: list[Sample], settings: S
         decoding=asdict(options),
         metrics=metrics,
         cider=cider,
-        captions={stage: [of.text for of in captions] for stage, captions in by_stage.items()},
+        captions={stage: [candidate.text for candidate in captions] for stage, captions in by_stage.items()},
     )

@@ -7,8 +7,8 @@ import time
 from ccmb.benchmark.evaluation.classification_sets import ClassSet
 from ccmb.benchmark.evaluation.measurement import Measurement
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer
-from ccmb.benchmark.models.stored_features import FeaturesPeer
+from ccmb.benchmark.models.base import BenchmarkModel
+from ccmb.benchmark.models.stored_features import StoredFeatures
 from ccmb.benchmark.results.result import Classification
 from ccmb.core.errors import CcmbError
 from ccmb.tasks.classification.classifier import Classifier, class_embeddings
@@ -16,17 +16,17 @@ from ccmb.tasks.classification.evaluate import class_ranks, class_report
 from ccmb.tasks.classification.rerank import PromptRanker
 
 
-def measure(peer: Peer, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
+def measure(model: BenchmarkModel, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
-    if isinstance(peer, FeaturesPeer):
+    if isinstance(model, StoredFeatures):
         raise CcmbError("stored features cannot classify: it takes a model that encodes images and prompts")
     started = time.monotonic()
-    depth = settings.class_depth if peer.can_rank else None
-    embed_CD = class_embeddings(peer, opened.classes, opened.templates)
-    classifier = Classifier(peer, opened.classes, embed_CD)
+    depth = settings.class_depth if model.can_rank else None
+    embed_CD = class_embeddings(model, opened.classes, opened.templates)
+    classifier = Classifier(model, opened.classes, embed_CD)
     if depth is not None:
-        ranker = PromptRanker(peer, peer, opened.classes, opened.templates)
-        classifier = Classifier(peer, opened.classes, embed_CD, ranker, depth)
+        ranker = PromptRanker(model, model, opened.classes, opened.templates)
+        classifier = Classifier(model, opened.classes, embed_CD, ranker, depth)
     ranks = class_ranks(classifier, opened.labelled, opened.images)
     by_stage = {"pre_ranking": ranks.first} | ({} if ranks.second is None else {"ranking": ranks.second})
     section = Classification(
@@ -37,6 +37,6 @@ def measure(peer: Peer, opened: ClassSet, settings: Settings) -> Measurement[Cla
     count = len(ranks.labels)
     prompts = len(opened.templates) * sum(len(one.names) for one in opened.classes)
     return Measurement(
-        section=section, drawn_with=list(range(count)), images=count, texts=prompts, unreadable=ranks.unreadable,
+        section=section, resampling_unit=list(range(count)), images=count, texts=prompts, unreadable=ranks.unreadable,
         seconds={"total": round(time.monotonic() - started, 2)}, depth=depth, prompt_set=opened.prompt_set,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sets for classification: ImageNet as published, or own folders of one class each."""
+"""Sets for classification: ImageNet as published, or the user's folders of one class each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ccmb.tasks.common.datasets import revision
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """Labelled images, the names of their classes, and the prompts that ask for them.
+    """Labelled images, the names of their classes, and their prompts.
 
     Attributes:
         name, split: how results are filed; the split is "all" where there are no folders of splits.
@@ -61,20 +61,20 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
         UsageError, CcmbError: faulty classes, templates or folders; the message names them.
     """
     if classes is None and any((path / file).is_file() for file in CLASS_FILES):
-        found = open_dataset("imagenet", path, split)
-        known = [ImageClass(names) for names in found.classes]
-        labelled = [LabelledImage(sample.image, int(str((sample.extra or {})["label"]))) for sample in found.samples]
-        images, class_list, prompts, called = found.images, "its own", found.templates, "its own"
-        split = found.split
+        dataset = open_dataset("imagenet", path, split)
+        known = [ImageClass(names) for names in dataset.classes]
+        labelled = [LabelledImage(sample.image, int(str((sample.extra or {})["label"]))) for sample in dataset.samples]
+        images, class_list, prompts, called = dataset.images, "its own", dataset.templates, "its own"
+        split = dataset.split
     else:
-        listed = path / "classes.json"
-        source = classes or (str(listed) if listed.is_file() else "imagenet")
+        class_file = path / "classes.json"
+        source = classes or (str(class_file) if class_file.is_file() else "imagenet")
         known, prompts, called = read_classes(source), read_templates(templates), templates
         inner = path / split
         split, images = (split, ImageSource.open(inner)) if inner.is_dir() else ("all", ImageSource.open(path))
         labelled, class_list = labelled_images(images, known), Path(source).name
     samples = [Sample(one.name, known[one.label].names) for one in labelled]
-    told = json.dumps([one.names for one in known], ensure_ascii=False).encode()
+    names_json = json.dumps([one.names for one in known], ensure_ascii=False).encode()
     return ClassSet(
         name=name,
         split=split,
@@ -84,7 +84,7 @@ def open_class_set(name: str, path: Path, split: str, classes: str | None, templ
         templates=prompts,
         prompt_set=_prompt_set(called, prompts),
         images=images,
-        revision=revision(samples, told, images),
+        revision=revision(samples, names_json, images),
     )
 
 

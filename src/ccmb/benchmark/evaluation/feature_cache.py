@@ -1,9 +1,10 @@
-"""Encoded galleries on disk, by model and data, so that a stopped or repeated measurement does not encode again.
+"""The feature cache: encoded galleries on disk, so that a stopped or repeated measurement does not encode again.
 
-One safetensors file holds, of images and of texts, `embed` (items, D), `states` (tokens, W) of one item after the
-other without padding, and where those of each item stand: `starts` and `lengths` (items,). It is written as it is
-encoded and read item by item, so that memory does not grow with the gallery's token states. Rows are read, not mapped:
-the pages of a map count as memory, and a file cut short under a map kills the process.
+A file belongs to one model and one set. It is safetensors, and holds for images and for texts: `embed` (items, D);
+`states` (tokens, W), one item after the other without padding; and `starts` and `lengths` (items,), the rows of each
+item in `states`. The file is written while the gallery is encoded, and read item by item, so that memory does not grow
+with the token states. Rows are read, not mapped: the pages of a map count as memory, and a file cut short under a map
+kills the process.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def store_gallery(
 
 
 def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:
-    """The gallery of so many images that a file holds; None if there is none, or it is damaged or of another size."""
+    """The gallery of `count` images in a file; None if there is no file, or it is damaged or of another size."""
     # Whatever a damaged header leads to.
     with suppress(CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError):
         images, texts = (StoredItems(path, side) for side in ("images", "texts"))
@@ -88,7 +89,7 @@ class StoredItems:
         self._embed, self._states, starts, lengths = (
             _Rows(self._file, header[f"{side}.{part}"], 8 + size) for part in ("embed", "states", "starts", "lengths")
         )
-        self._starts, self._lengths = (of.read(0, len(of)) for of in (starts, lengths))
+        self._starts, self._lengths = (rows.read(0, len(rows)) for rows in (starts, lengths))
         self._padded = len(self) > 0 and bool((self._lengths != self._lengths[0]).any())
 
     @property
@@ -101,9 +102,9 @@ class StoredItems:
     def __getitem__(self, index: Tensor) -> TowerOutput:
         lengths_B = self._lengths[index]
         embed_BD, states_BTW = self._embed.new(len(index)), self._states.new(len(index), int(lengths_B.max()))
-        places = index.tolist(), self._starts[index].tolist(), lengths_B.tolist()
-        for row, (place, start, length) in enumerate(zip(*places, strict=True)):
-            self._embed.read_into(embed_BD[row, None], place)
+        columns = index.tolist(), self._starts[index].tolist(), lengths_B.tolist()
+        for row, (item, start, length) in enumerate(zip(*columns, strict=True)):
+            self._embed.read_into(embed_BD[row, None], item)
             self._states.read_into(states_BTW[row, :length], start)
         mask_BT = (torch.arange(states_BTW.shape[1]) < lengths_B[:, None]).long() if self._padded else None
         return TowerOutput(embed_BD, states_BTW, mask_BT)
@@ -128,7 +129,7 @@ class _Rows:
         return int(self._shape[0])
 
     def new(self, *shape: int) -> Tensor:
-        """Zeros of this shape and the row's."""
+        """Zeros of a shape, followed by the shape of a row."""
         return torch.zeros(*shape, *self._shape[1:], dtype=self._dtype)
 
     def read(self, start: int, count: int) -> Tensor:
@@ -137,7 +138,7 @@ class _Rows:
         return rows
 
     def read_into(self, rows: Tensor, start: int) -> None:
-        """Fill contiguous rows with those from `start` on."""
+        """Fill `rows`, which are contiguous, with the rows from `start` on."""
         if not rows.numel():
             return
         into = rows.reshape(-1).view(torch.uint8).numpy().data
@@ -152,29 +153,29 @@ class _Rows:
 class _Writer:
     """Writes a safetensors file whose sizes are known only at its end.
 
-    Whole numbers stand first, for safetensors wants them at multiples of eight bytes; like the header, they are written
-    last.
+    Integers come first in the file, since safetensors wants them at multiples of eight bytes. They are written last, as
+    is the header.
     """
 
     def __init__(self, file: IO[bytes], counts: Mapping[str, int]) -> None:
-        """`counts` are items by side."""
+        """Reserve room for the header and the index; `counts` has the number of items of each side."""
         self._file, self._header, self._end = file, dict[str, dict[str, Any]](), 0
-        self._places = {f"{side}.{part}": torch.zeros(count, dtype=torch.long)
+        self._positions = {f"{side}.{part}": torch.zeros(count, dtype=torch.long)
                         for side, count in counts.items() for part in ("starts", "lengths")}  # fmt: skip
-        for name, places in self._places.items():
-            self._enter(name, places.dtype, places.shape)
+        for name, positions in self._positions.items():
+            self._enter(name, positions.dtype, positions.shape)
         file.seek(HEADER + self._end)
 
     def write(self, side: str, batches: Iterator[tuple[Tensor, TowerOutput]]) -> None:
-        """Write items that come in any order, with their places, and leave out what is padding."""
-        starts, lengths = self._places[f"{side}.starts"], self._places[f"{side}.lengths"]
+        """Write items that come in any order, each with its index in the gallery; padding is left out."""
+        starts, lengths = self._positions[f"{side}.starts"], self._positions[f"{side}.lengths"]
         embed_ND, tokens = torch.empty(0), 0
-        for place_B, items in batches:
+        for index_B, items in batches:
             if not len(embed_ND):
                 embed_ND = items.embed.new_empty(len(starts), items.embed.shape[1])
-            embed_ND[place_B] = items.embed
+            embed_ND[index_B] = items.embed
             lengths_B = items.lengths(torch.arange(len(items)))
-            starts[place_B], lengths[place_B] = tokens + lengths_B.cumsum(0) - lengths_B, lengths_B
+            starts[index_B], lengths[index_B] = tokens + lengths_B.cumsum(0) - lengths_B, lengths_B
             real_BT = torch.arange(items.states.shape[1]) < lengths_B[:, None]
             states_NW = items.states[real_BT]
             self._file.write(_bytes(states_NW))
@@ -185,8 +186,8 @@ class _Writer:
 
     def finish(self) -> None:
         self._file.seek(HEADER)
-        for places in self._places.values():
-            self._file.write(_bytes(places))
+        for positions in self._positions.values():
+            self._file.write(_bytes(positions))
         header = json.dumps(self._header).encode().ljust(HEADER - 8)
         self._file.seek(0)
         self._file.write(len(header).to_bytes(8, "little") + header)

@@ -1,4 +1,4 @@
-"""Measuring painted images: the first of each text, and the one that the judge chooses among several."""
+"""Measuring generated images: the first image of each text, and the image that the judge ranks first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import ClassVar
 from ccmb.benchmark.evaluation.captioning import SetOfTexts
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer, network_fingerprint
-from ccmb.benchmark.models.r2d2 import R2D2Peer
+from ccmb.benchmark.models.base import BenchmarkModel, network_fingerprint
+from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.benchmark.results.result import Generation, GenerationMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
@@ -22,20 +22,22 @@ from ccmb.tasks.generation.predict import Candidate, open_judge, paint_texts
 
 @dataclass(frozen=True, slots=True)
 class GenerationSet(SetOfTexts):
-    """One split of texts to be painted, with the images that they go with."""
+    """One split of texts to generate images of, with the images that they belong to."""
 
     family: ClassVar[str] = "generation"
 
 
-def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Settings) -> Measurement[Generation]:
+def measure(
+    model: BenchmarkModel, opened: GenerationSet, readable: Readable, settings: Settings
+) -> Measurement[Generation]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
-    section = generation_of(peer, opened, samples, settings)
+    section = generation_of(model, opened, samples, settings)
     count, seconds = section.images, {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
-        drawn_with=list(range(count)),
+        resampling_unit=list(range(count)),
         images=count,
         texts=count,
         unreadable=unreadable,
@@ -43,20 +45,24 @@ def measure(peer: Peer, opened: GenerationSet, readable: Readable, settings: Set
     )
 
 
-def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings: Settings) -> Generation:
+def generation_of(
+    model: BenchmarkModel, opened: GenerationSet, samples: list[Sample], settings: Settings
+) -> Generation:
     """The metrics of both stages.
 
     Raises:
         CcmbError: the model paints no images, or judge or extractor are not there.
         UsageError: the set's texts do not belong to single images, or cannot be painted.
     """
-    if not isinstance(peer, R2D2Peer) or not isinstance(peer.model, R2D2Generator):
+    if not isinstance(model, R2D2BenchmarkModel) or not isinstance(model.network, R2D2Generator):
         raise CcmbError("this model paints no images; make one that does with `ccmb finetune generation`")
-    model, processor = peer.model, peer.processor
-    texts = replace(of.texts, samples=samples[: settings.images])
-    judge = open_judge(settings.judge, peer.name, model, processor)
-    extractor = open_extractor(settings.features) if settings.features else r2d2_extractor(peer.name, model, processor)
-    painted = paint_texts(model, processor, prompts_of(texts), settings.painting, judge)
+    network, processor = model.network, model.processor
+    texts = replace(opened.texts, samples=samples[: settings.images])
+    judge = open_judge(settings.judge, model.name, network, processor)
+    extractor = (
+        open_extractor(settings.features) if settings.features else r2d2_extractor(model.name, network, processor)
+    )
+    painted = paint_texts(network, processor, prompts_of(texts), settings.painting, judge)
     by_stage: dict[Stage, list[Candidate]] = {"pre_ranking": [of_text.first for of_text in painted]}
     if settings.painting.best_of > 1:
         by_stage["ranking"] = [of_text.candidates[0] for of_text in painted]
@@ -76,12 +82,12 @@ def generation_of(peer: Peer, of: GenerationSet, samples: list[Sample], settings
     )
 
 
-def _metrics(of: Metrics, settings: Settings) -> GenerationMetrics:
-    values, main = of.values(), next(iter(of.scores))
+def _metrics(stage_metrics: Metrics, settings: Settings) -> GenerationMetrics:
+    values, main = stage_metrics.values(), next(iter(stage_metrics.scores))
     return GenerationMetrics(
         match_score=values.pop(main),
         fid=values.pop("FID"),
         kid=values.pop("KID"),
-        interval=of.intervals(settings.draws, settings.seed)[main],
+        interval=stage_metrics.intervals(settings.draws, settings.seed)[main],
         things=values or None,
     )

@@ -1,4 +1,4 @@
-"""Measuring matching: sets of labelled pairs, and how well a model tells the labels."""
+"""Measuring matching: how well a model predicts the labels of image-text pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer
+from ccmb.benchmark.models.base import BenchmarkModel
 from ccmb.benchmark.results.result import Matching
 from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import label_of
@@ -23,7 +23,7 @@ from ccmb.tasks.matching.metrics import matching_report
 
 @dataclass(frozen=True, slots=True)
 class MatchingSet:
-    """One split of labelled pairs; see `RetrievalSet`, but that the revision is of the labels too."""
+    """One split of labelled pairs; see `RetrievalSet`. The revision depends on the labels too."""
 
     family: ClassVar[str] = "matching"
     name: str
@@ -39,18 +39,20 @@ def open_matching_set(name: str, path: Path, split: str, images: Path | None) ->
     Raises:
         UsageError, CcmbError: the data is missing or faulty; the message names it.
     """
-    samples, image_source = open_labelled(path, split, images, name)
+    samples, source = open_labelled(path, split, images, name)
     labels = json.dumps([label_of(sample) for sample in samples]).encode()
-    return MatchingSet(name, split, samples, image_source, revision(samples, labels, image_source))
+    return MatchingSet(name, split, samples, source, revision(samples, labels, source))
 
 
-def measure(peer: Peer, opened: MatchingSet, readable: Readable, settings: Settings) -> Measurement[Matching]:
+def measure(
+    model: BenchmarkModel, opened: MatchingSet, readable: Readable, settings: Settings
+) -> Measurement[Matching]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
-    scores = score_labelled(peer, peer, samples, opened.images.load)
-    report = matching_report(scores, peer.match_temperature, draws=settings.draws, seed=settings.seed)
-    by_stage = {"pre_ranking": scores.cosine} | ({"ranking": scores.score} if peer.can_rank else {})
+    scores = score_labelled(model, model, samples, opened.images.load)
+    report = matching_report(scores, model.match_temperature, draws=settings.draws, seed=settings.seed)
+    by_stage = {"pre_ranking": scores.cosine} | ({"ranking": scores.score} if model.can_rank else {})
     section = Matching(
         **report,
         labels=scores.label.tolist(),
@@ -60,7 +62,7 @@ def measure(peer: Peer, opened: MatchingSet, readable: Readable, settings: Setti
     seconds = {"total": round(time.monotonic() - started, 2)}
     return Measurement(
         section=section,
-        drawn_with=scores.image.tolist(),
+        resampling_unit=scores.image.tolist(),
         images=images,
         texts=texts,
         unreadable=unreadable,

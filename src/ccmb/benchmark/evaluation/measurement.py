@@ -1,4 +1,4 @@
-"""What is measured on, and what a measurement is, whichever family it is of."""
+"""The sets that models are measured on, and the result of a measurement, for all families of tasks."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ class MeasuredSet(Protocol):
 
 
 class Readable:
-    """The samples of a set whose images can be read; these are tried only when a measurement needs them, and once."""
+    """The samples of a set whose images can be read. Images are tried once, when a measurement first needs them."""
 
     def __init__(self, opened: MeasuredSet) -> None:
         self._opened = opened
 
     @cached_property
     def samples(self) -> tuple[list[Sample], list[str]]:
-        """They, and a line for each image that cannot be read."""
+        """The samples, and a line for each image that cannot be read."""
         return readable_samples(self._opened.samples, self._opened.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement(Generic[SectionT]):
-    """What a result file says beyond model, set and settings; the section is the family's."""
+    """A result without model, set and settings; `section` is the family's part of the result file."""
 
     section: SectionT
-    drawn_with: list[int]
+    resampling_unit: list[int]
     images: int
     texts: int
     unreadable: list[str]

@@ -1,4 +1,4 @@
-"""Measuring retrieval: galleries encoded to disk, and the metrics of both stages with their intervals."""
+"""Measuring retrieval: encoded galleries, and the metrics of both stages with their intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ccmb.benchmark.evaluation.feature_cache import discard_if_large, open_gallery, store_gallery
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import Peer
+from ccmb.benchmark.models.base import BenchmarkModel
 from ccmb.benchmark.results.result import STAGES, Retrieval
 from ccmb.core.choices import Convention
 from ccmb.core.errors import CcmbError
@@ -34,50 +34,54 @@ from ccmb.tasks.retrieval.metrics import (
 
 
 def measure(
-    peer: Peer, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
+    model: BenchmarkModel, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
 ) -> Measurement[Retrieval]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
-    path = gallery_file(peer, opened, cache)
-    gallery, kept = encoded_gallery(peer, opened, samples, path, settings.convention)
+    path = gallery_file(model, opened, cache)
+    gallery, kept = encoded_gallery(model, opened, samples, path, settings.convention)
     encoded = time.monotonic()
-    ranks = ranks_both_ways(peer, gallery, settings.depth)
+    ranks = ranks_both_ways(model, gallery, settings.depth)
     discard_if_large(path)
     section = retrieval_of_ranks(ranks, gallery, settings)
     seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
     return Measurement(
         section=section,
-        drawn_with=resampling_unit(gallery).tolist(),
+        resampling_unit=resampling_unit(gallery).tolist(),
         images=len(gallery.images),
         texts=len(gallery.texts),
         unreadable=unreadable,
         seconds=seconds | {"total": round(time.monotonic() - started, 2)},
-        depth=settings.depth if peer.can_rank else None,
-        ranking=peer.options,
+        depth=settings.depth if model.can_rank else None,
+        ranking=model.options,
         features_kept=kept,
     )
 
 
-def gallery_file(peer: Peer, of: RetrievalSet, cache: Path) -> Path:
-    """Where the encoded set is kept."""
-    return cache / f"{peer.fingerprint[:20]}-{of.revision[:20]}.safetensors"
+def gallery_file(model: BenchmarkModel, opened: RetrievalSet, cache: Path) -> Path:
+    """The file of the encoded set in the feature cache."""
+    return cache / f"{model.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
 
 
 def encoded_gallery(
-    peer: Peer, of: RetrievalSet, samples: Sequence[Sample], path: Path, convention: Convention = "equal_texts"
+    model: BenchmarkModel,
+    opened: RetrievalSet,
+    samples: Sequence[Sample],
+    path: Path,
+    convention: Convention = "equal_texts",
 ) -> tuple[Gallery, bool]:
-    """The encoded set in a file, its answers judged by a convention, and whether it was kept from before.
+    """The encoded set, its right answers decided by a convention; and whether the file was in the cache already.
 
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.
     """
-    texts, pairs = texts_and_pairs(samples, of.queries)
-    image_of_text = torch.tensor([place for place, of_image in enumerate(texts) for _ in of_image])
+    texts, pairs = texts_and_pairs(samples, opened.queries)
+    image_of_text = torch.tensor([row for row, of_image in enumerate(texts) for _ in of_image])
     flat = [text for of_image in texts for text in of_image]
-    if (found := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
-        return found.with_convention(flat, convention), True
-    store_gallery(path, peer, [sample.image for sample in samples], flat, of.images.load)
+    if (cached := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
+        return cached.with_convention(flat, convention), True
+    store_gallery(path, model, [sample.image for sample in samples], flat, opened.images.load)
     if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
         raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
     return stored.with_convention(flat, convention), False
@@ -97,14 +101,16 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         drawn = bootstrap_recalls(*hits_by_image(known, unit_N), settings.draws, settings.seed)
         mean = cast(float, mean_recall(known.values()))
         of_means[stage] = bounded_interval(mean, drawn.mean((1, 2)), units, counted=True)
-        for place, (direction, ranks_Q) in enumerate(known.items()):
+        for row, (direction, ranks_Q) in enumerate(known.items()):
             intervals[direction][stage] = {
-                f"R@{k}": bounded_interval(value, drawn[:, place, at], units, counted=True)
-                for at, (k, value) in enumerate(zip(RECALLS, raw_recalls(ranks_Q), strict=True))
+                f"R@{k}": bounded_interval(value, drawn[:, row, column], units, counted=True)
+                for column, (k, value) in enumerate(zip(RECALLS, raw_recalls(ranks_Q), strict=True))
             }
     ranks = {
-        direction: {stage: getattr(of, stage).tolist() for stage in STAGES if getattr(of, stage) is not None}
-        for direction, of in ranks_of.items()
+        direction: {
+            stage: getattr(stage_ranks, stage).tolist() for stage in STAGES if getattr(stage_ranks, stage) is not None
+        }
+        for direction, stage_ranks in ranks_of.items()
     }
     return Retrieval(
         text_to_image=report["text_to_image"],

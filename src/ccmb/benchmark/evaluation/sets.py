@@ -1,4 +1,4 @@
-"""Sets to measure on: own pairs, labelled pairs and folders of classes by their place, published sets by their name."""
+"""Sets to measure on: pairs, labelled pairs and class folders by their path, published sets by their name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ccmb.benchmark.evaluation.measurement import MeasuredSet
-from ccmb.benchmark.family import Asked
+from ccmb.benchmark.family import SetRequest
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.core.errors import UsageError
 from ccmb.data.labelled_pairs import is_labelled
@@ -16,7 +16,7 @@ from ccmb.tasks.common.datasets import name_and_path
 from ccmb.tasks.registry import FAMILIES
 
 
-def open_set(
+def open_measured_set(
     spec: str,
     split: str = "test",
     fields: Sequence[str] = ("texts",),
@@ -26,17 +26,17 @@ def open_set(
     captions: bool = False,
     generate: bool = False,
 ) -> MeasuredSet:
-    """Open `NAME=pairs.jsonl`, `NAME=FOLDER` for a published set of that name, or for an own one of folders of classes.
+    """Open `NAME=PATH`: a file of pairs, a folder of a published set of that name, or a folder of class folders.
 
-    Own pairs are for matching if they are labelled, else for retrieval.
+    Custom pairs are for matching if they are labelled, else for retrieval.
 
     Args:
-        spec: without `NAME=` the set is called as the folder of its file, or as the folder.
-        fields: text fields of own pairs for retrieval.
-        images: folder or tar of the images of own pairs; by default `images.tar` or `images` beside the file.
-        classes: what the folders of a set for classification show, see `open_class_set`.
+        spec: without `NAME=` the set has the name of the folder, or of the folder of its file.
+        fields: text fields of custom pairs for retrieval.
+        images: folder or tar of the images of custom pairs; by default `images.tar` or `images` beside the file.
+        classes: class names of the folders of a set for classification, see `open_class_set`.
         templates: prompts of a class, see `read_templates`.
-        captions, generate: measure captions, or images painted from the texts, where it would be retrieval.
+        captions, generate: measure captions, or images generated from the texts, instead of retrieval.
 
     Raises:
         UsageError: the name cannot be one, or the folder is no set that can be measured.
@@ -48,10 +48,10 @@ def open_set(
     for other in reversed(BENCHMARKS.values()):
         if other.instead_of == family and asked_for.get(FAMILIES[other.name].asked_by or ""):
             family = other.name
-    asked = Asked(
+    request = SetRequest(
         spec=spec, name=name, path=path, split=split, fields=fields, images=images, classes=classes, templates=templates
     )
-    opened: MeasuredSet = BENCHMARKS[family].open_set(asked)
+    opened: MeasuredSet = BENCHMARKS[family].open_set(request)
     return opened
 
 

@@ -1,4 +1,4 @@
-"""What all measurements of one call share."""
+"""The settings that all measurements of one call share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ccmb.tasks.generation.predict import DEFAULT_SAMPLING, SamplingOptions
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of models and metrics.
+    """Settings of models and metrics.
 
     Attributes:
         depth: candidates of the first stage that the second one ranks.
-        class_depth: of the same, classes; None leaves the second stage out of classification.
-        context_length: longest text in tokens; None is what each model was made for.
-        setting: what the models are to the sets.
-        seed, draws: of what the intervals are drawn by.
-        ranking: how the second stage of retrieval is computed; the others' is always exact.
-        painting: how images of generation are painted.
-        judge, features: models that give match scores and features of painted images; None is the model measured.
+        class_depth: classes that the second stage ranks; None leaves it out of classification.
+        context_length: longest text in tokens; None is the default of each model.
+        setting: whether the models were fine-tuned for the sets.
+        seed, draws: of the resampling for the intervals.
+        ranking: how the second stage of retrieval is computed; other families compute it exactly.
+        painting: how images are generated.
+        judge, features: models for match scores and features of generated images; None is the model under test.
         convention: which answers of retrieval are right and how ties count, see `ccmb.inference.answers`.
-        images: texts of how many images are painted; None is all.
+        images: how many images give their texts for generation; None is all.
     """
 
     depth: int = 128

@@ -1,1 +1,1 @@
-"""The families of tasks as the benchmark sees them, a file each."""
+"""The families of tasks in the benchmark, a file each."""

@@ -1,4 +1,4 @@
-"""Captioning in the benchmark: what the decoder puts first, and what R2D2 then chooses."""
+"""Captioning in the benchmark: the first candidate of the decoder, and the candidate that R2D2 ranks first."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ccmb.benchmark.families.options import PairBenchOptions
-from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
+from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View
 from ccmb.tasks.captioning.family import CaptionsFlag
 
 if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.captioning import CaptionSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Captioning, Result, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -34,34 +34,34 @@ class CaptioningBenchmark(BenchmarkFamily[CaptioningBenchOptions, "CaptionSet", 
     is_of_cards = False
     instead_of = "retrieval"
     view: ClassVar[View] = View(
-        Words("图像描述（按字）", "Captioning, on characters"),
+        BilingualText("图像描述（按字）", "Captioning, on characters"),
         {
-            "bleu_1": Words("BLEU-1", "BLEU-1"),
-            "bleu_4": Words("BLEU-4", "BLEU-4"),
-            "rouge_l": Words("ROUGE-L", "ROUGE-L"),
-            "match_score": Words("匹配分", "match score"),
+            "bleu_1": BilingualText("BLEU-1", "BLEU-1"),
+            "bleu_4": BilingualText("BLEU-4", "BLEU-4"),
+            "rouge_l": BilingualText("ROUGE-L", "ROUGE-L"),
+            "match_score": BilingualText("匹配分", "match score"),
         },
         "cider_d",
-        Words("CIDEr-D", "CIDEr-D"),
+        BilingualText("CIDEr-D", "CIDEr-D"),
     )
 
-    def open_set(self, asked: Asked) -> CaptionSet:
+    def open_set(self, request: SetRequest) -> CaptionSet:
         from ccmb.benchmark.evaluation.captioning import CaptionSet
         from ccmb.tasks.common.datasets import open_set
 
-        return CaptionSet(open_set(asked.spec, asked.split, asked.fields, asked.images))
+        return CaptionSet(open_set(request.spec, request.split, request.fields, request.images))
 
-    def depends_on(self, peer: Peer, opened: CaptionSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: BenchmarkModel, opened: CaptionSet, settings: Settings) -> dict[str, Any]:
         from ccmb.benchmark.evaluation.captioning import BEAMS
 
         return {"family": self.name, "beams": BEAMS}
 
     def measure(
-        self, peer: Peer, opened: CaptionSet, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: CaptionSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Captioning]:
         from ccmb.benchmark.evaluation.captioning import measure
 
-        return measure(peer, opened, readable, settings)
+        return measure(model, opened, readable, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
         values = self.section(result).metrics[stage]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ccmb.benchmark.families.options import SplitOption
 from ccmb.benchmark.families.retrieval import two_stages
-from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words, rounded
+from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View, rounded
 from ccmb.core.errors import UsageError
 from ccmb.core.options import Flag, Options
 from ccmb.tasks.classification.family import CLASSES_HELP, TemplatesOption
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.classification_sets import ClassSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Classification, Result, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -45,19 +45,19 @@ class ClassificationBenchmark(BenchmarkFamily[ClassificationBenchOptions, "Class
     options = ClassificationBenchOptions
     second_stage = ("class_depth",)
     view: ClassVar[View] = View(
-        Words("零样本分类", "Zero-shot classification"),
-        {"top5": Words("top-5", "top-5"), "mean_per_class": Words("各类平均", "mean per class")},
+        BilingualText("零样本分类", "Zero-shot classification"),
+        {"top5": BilingualText("top-5", "top-5"), "mean_per_class": BilingualText("各类平均", "mean per class")},
         "top1",
-        Words("top-1", "top-1"),
+        BilingualText("top-1", "top-1"),
     )
 
     def settle(self, settings: Settings, options: ClassificationBenchOptions) -> Settings:
         return replace(settings, class_depth=options.class_depth)
 
-    def open_set(self, asked: Asked) -> ClassSet:
+    def open_set(self, request: SetRequest) -> ClassSet:
         from ccmb.benchmark.evaluation.classification_sets import open_class_set
 
-        return open_class_set(asked.name, asked.path, asked.split, asked.classes, asked.templates)
+        return open_class_set(request.name, request.path, request.split, request.classes, request.templates)
 
     def check(self, options: ClassificationBenchOptions, sets: Mapping[str, ClassSet], models: Sequence[str]) -> None:
         if options.is_given("split"):
@@ -69,19 +69,19 @@ class ClassificationBenchmark(BenchmarkFamily[ClassificationBenchOptions, "Class
             options.refuse("of folders without a list of their own", "templates")
         super().check(options, sets, models)
 
-    def depends_on(self, peer: Peer, opened: ClassSet, settings: Settings) -> dict[str, Any]:
-        depth = settings.class_depth if peer.can_rank else None
+    def depends_on(self, model: BenchmarkModel, opened: ClassSet, settings: Settings) -> dict[str, Any]:
+        depth = settings.class_depth if model.can_rank else None
         return {"family": self.name, "prompts": opened.prompt_set, "depth": depth}
 
     def measure(
-        self, peer: Peer, opened: ClassSet, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: ClassSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Classification]:
         from ccmb.benchmark.evaluation.classification import measure
 
-        return measure(peer, opened, settings)
+        return measure(model, opened, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
-        values = self.section(result).of(stage)
+        values = self.section(result).at_stage(stage)
         return rounded(self.view.of_fields(values), values.interval[self.view.main], 1)
 
     def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:

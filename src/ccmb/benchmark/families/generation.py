@@ -1,4 +1,4 @@
-"""Generation in the benchmark: the image that is painted first, and the one that a judge chooses among several."""
+"""Generation in the benchmark: the first image of each text, and the image that a judge ranks first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ccmb.benchmark.families.options import PairBenchOptions
-from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
+from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View
 from ccmb.core.options import Flag
 from ccmb.tasks.generation.family import GenerateFlag, MeasuredPaintingOptions
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.generation import GenerationSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Generation, Result, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -35,16 +35,16 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
     options = GenerationBenchOptions
     instead_of = "retrieval"
     view: ClassVar[View] = View(
-        Words("文生图", "Text-to-image"),
+        BilingualText("文生图", "Text-to-image"),
         {
-            "FID": Words("FID", "FID"),
-            "KID": Words("KID", "KID"),
-            "kind_and_colour": Words("种类与颜色", "kind and colour"),
-            "amount": Words("数量", "amount"),
-            "place": Words("位置", "place"),
+            "FID": BilingualText("FID", "FID"),
+            "KID": BilingualText("KID", "KID"),
+            "kind_and_colour": BilingualText("种类与颜色", "kind and colour"),
+            "amount": BilingualText("数量", "amount"),
+            "place": BilingualText("位置", "place"),
         },
         "match_score",
-        Words("匹配分", "match score"),
+        BilingualText("匹配分", "match score"),
     )
 
     def settle(self, settings: Settings, options: GenerationBenchOptions) -> Settings:
@@ -53,13 +53,13 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
             settings, painting=painting, judge=options.judge, features=options.features, images=options.limit
         )
 
-    def open_set(self, asked: Asked) -> GenerationSet:
+    def open_set(self, request: SetRequest) -> GenerationSet:
         from ccmb.benchmark.evaluation.generation import GenerationSet
         from ccmb.tasks.common.datasets import open_set
 
-        return GenerationSet(open_set(asked.spec, asked.split, asked.fields, asked.images, family=self.name))
+        return GenerationSet(open_set(request.spec, request.split, request.fields, request.images, family=self.name))
 
-    def depends_on(self, peer: Peer, opened: GenerationSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: BenchmarkModel, opened: GenerationSet, settings: Settings) -> dict[str, Any]:
         return {
             "family": self.name,
             "painting": asdict(settings.painting),
@@ -69,11 +69,11 @@ class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet
         }
 
     def measure(
-        self, peer: Peer, opened: GenerationSet, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: GenerationSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Generation]:
         from ccmb.benchmark.evaluation.generation import measure
 
-        return measure(peer, opened, readable, settings)
+        return measure(model, opened, readable, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
         values = self.section(result).metrics[stage]

@@ -1,4 +1,4 @@
-"""Matching in the benchmark: labelled pairs, told apart by the cosine or by the match score."""
+"""Matching in the benchmark: labelled pairs, classified by the cosine or by the match score."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ccmb.benchmark.families.options import ImageBenchOptions
-from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words, rounded
+from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View, rounded
 
 if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.matching import MatchingSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Matching, Result, Stage
     from ccmb.tasks.common.resampling import Metric
 
@@ -23,34 +23,34 @@ class MatchingBenchmark(BenchmarkFamily[ImageBenchOptions, "MatchingSet", "Match
     name = "matching"
     options = ImageBenchOptions
     view: ClassVar[View] = View(
-        Words("图文匹配", "Image-text matching"),
+        BilingualText("图文匹配", "Image-text matching"),
         {
-            "accuracy": Words("准确率", "accuracy"),
-            "accuracy_fitted": Words("准确率（拟合阈值）", "accuracy, fitted"),
-            "calibration_error": Words("校准误差", "ECE"),
-            "calibration_error_fitted": Words("校准误差（拟合温度）", "ECE, fitted"),
+            "accuracy": BilingualText("准确率", "accuracy"),
+            "accuracy_fitted": BilingualText("准确率（拟合阈值）", "accuracy, fitted"),
+            "calibration_error": BilingualText("校准误差", "ECE"),
+            "calibration_error_fitted": BilingualText("校准误差（拟合温度）", "ECE, fitted"),
         },
         "auc",
-        Words("AUC", "AUC"),
+        BilingualText("AUC", "AUC"),
     )
 
-    def open_set(self, asked: Asked) -> MatchingSet:
+    def open_set(self, request: SetRequest) -> MatchingSet:
         from ccmb.benchmark.evaluation.matching import open_matching_set
 
-        return open_matching_set(asked.name, asked.path, asked.split, asked.images)
+        return open_matching_set(request.name, request.path, request.split, request.images)
 
-    def depends_on(self, peer: Peer, opened: MatchingSet, settings: Settings) -> dict[str, Any]:
-        return {"family": self.name, "match_temperature": peer.match_temperature}
+    def depends_on(self, model: BenchmarkModel, opened: MatchingSet, settings: Settings) -> dict[str, Any]:
+        return {"family": self.name, "match_temperature": model.match_temperature}
 
     def measure(
-        self, peer: Peer, opened: MatchingSet, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: MatchingSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Matching]:
         from ccmb.benchmark.evaluation.matching import measure
 
-        return measure(peer, opened, readable, settings)
+        return measure(model, opened, readable, settings)
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
-        values = self.section(result).of(stage)
+        values = self.section(result).at_stage(stage)
         return rounded(self.view.of_fields(values), values.interval[self.view.main], 100)
 
     def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:

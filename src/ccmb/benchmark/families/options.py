@@ -13,11 +13,11 @@ SplitOption = Annotated[str, Flag("Which split to score.")]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBenchOptions(ImageOptions):
-    """Of data whose images lie beside it, in splits."""
+    """Options of data with splits, whose images lie beside it."""
 
     split: SplitOption = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairBenchOptions(ImageBenchOptions, PairOptions):
-    """Of images with texts of their own."""
+    """Options of images with texts of their own."""

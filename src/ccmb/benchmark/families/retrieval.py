@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ccmb.benchmark.families.options import PairBenchOptions
-from ccmb.benchmark.family import Asked, BenchmarkFamily, Interval, View, Words
+from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View
 from ccmb.core.options import Flag
 from ccmb.tasks.options import RankOptionsGiven
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import Peer
+    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Result, Retrieval, Stage
     from ccmb.inference.two_stage import Direction
     from ccmb.tasks.common.datasets import RetrievalSet
 
-WAYS = {"image_to_text": Words("图搜文", "i→t"), "text_to_image": Words("文搜图", "t→i")}
+WAYS = {"image_to_text": BilingualText("图搜文", "i→t"), "text_to_image": BilingualText("文搜图", "t→i")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
         ranking = RankOptions(options.precision, options.cascade)
         return replace(settings, depth=options.depth, ranking=ranking, convention=options.convention)
 
-    def open_set(self, asked: Asked) -> RetrievalSet:
+    def open_set(self, request: SetRequest) -> RetrievalSet:
         from ccmb.tasks.common.datasets import open_set
 
-        return open_set(asked.spec, asked.split, asked.fields, asked.images)
+        return open_set(request.spec, request.split, request.fields, request.images)
 
     def check(self, options: RetrievalBenchOptions, sets: Mapping[str, RetrievalSet], models: Sequence[str]) -> None:
         from ccmb.benchmark.models.open_model import is_exported
@@ -61,21 +61,21 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
         if options.precision == "fp32" and any(map(is_exported, models)):
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
 
-    def depends_on(self, peer: Peer, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: BenchmarkModel, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
         from ccmb.inference.stages import EXACT_OPTIONS
 
-        depth = settings.depth if peer.can_rank else None
+        depth = settings.depth if model.can_rank else None
         values: dict[str, Any] = {"depth": depth, "convention": settings.convention}
-        if peer.options is not None and peer.options != EXACT_OPTIONS:
-            return values | {"ranking": peer.options.to_dict()}
+        if model.options is not None and model.options != EXACT_OPTIONS:
+            return values | {"ranking": model.options.to_dict()}
         return values
 
     def measure(
-        self, peer: Peer, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
+        self, model: BenchmarkModel, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Retrieval]:
         from ccmb.benchmark.evaluation.retrieval import measure
 
-        return measure(peer, opened, readable, cache, settings)
+        return measure(model, opened, readable, cache, settings)
 
     @cached_property
     def view(self) -> View:
@@ -83,11 +83,13 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
         from ccmb.tasks.retrieval.metrics import RECALLS
 
         columns = {
-            f"{way}_R@{k}": Words(f"{WAYS[way].zh} R@{k}", f"{WAYS[way].en} R@{k}")
+            f"{way}_R@{k}": BilingualText(f"{WAYS[way].zh} R@{k}", f"{WAYS[way].en} R@{k}")
             for way in reversed(DIRECTIONS)
             for k in RECALLS
         }
-        return View(Words("图文检索", "Image-text retrieval"), columns, "mean_recall", Words("平均召回", "MR"))
+        return View(
+            BilingualText("图文检索", "Image-text retrieval"), columns, "mean_recall", BilingualText("平均召回", "MR")
+        )
 
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
         from ccmb.benchmark.results.result import DIRECTIONS
@@ -103,7 +105,7 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
 
         from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image
 
-        unit_N = torch.tensor(result.drawn_with)
+        unit_N = torch.tensor(result.resampling_unit)
         return bootstrap_recalls(*hits_by_image(self._ranks(result, stage), unit_N)).mean((1, 2))
 
     def raw_main(self, result: Result, stage: Stage) -> float:
@@ -135,7 +137,7 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
 
 
 def two_stages(result: Result, stage: Stage) -> str:
-    """The stage by which a model orders; of the second one, in what it is less than exact."""
+    """The stage that orders, as text; for the second stage also how it is approximated."""
     if result.model.stages == 1:
         return "cosine"
     if stage == "pre_ranking":

@@ -1,1 +1,1 @@
-"""Results and published rows as one table: Markdown, CSV, a page."""
+"""The leaderboard: results and published rows as one table, in Markdown, CSV and HTML."""

@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs nothing else: sortable, filtered by set, kind of row and setting."""
+"""The leaderboard as one self-contained HTML file, with sorting and with filters by set, origin and setting."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ WORDS = {
 
 def render_leaderboard(rows: Sequence[Row]) -> str:
     """The whole page."""
-    ours = sum(row.origin == "ours" for row in rows)
+    own_rows = sum(row.origin == "ours" for row in rows)
     title = f"<h1>{both('中文图文排行榜', 'Chinese image-text leaderboard')}</h1>"
     lead = paragraph(
-        f"{ours} 行由 <code>ccmb benchmark</code> 测得，{len(rows) - ours} 行抄自论文与仓库。"
+        f"{own_rows} 行由 <code>ccmb benchmark</code> 测得，{len(rows) - own_rows} 行抄自论文与仓库。"
         "单位为百分比；点击表头排序。",
-        f"{ours} rows were measured with <code>ccmb benchmark</code>, {len(rows) - ours} are as papers and "
+        f"{own_rows} rows were measured with <code>ccmb benchmark</code>, {len(rows) - own_rows} are as papers and "
         "repositories print them. In percent; click a heading to sort.",
         "lead",
     )
@@ -74,15 +74,17 @@ def _filters(rows: Sequence[Row]) -> str:
     }
     parts = []
     for name, (label, options) in choices.items():
-        every = '<option value="">全部 · all</option>'
-        every += "".join(f'<option value="{escape(key)}">{escape(text)}</option>' for key, text in options.items())
-        parts.append(f'<label>{both(*label)} <select name="{name}" autocomplete="off">{every}</select></label>')
+        options_html = '<option value="">全部 · all</option>'
+        options_html += "".join(
+            f'<option value="{escape(key)}">{escape(text)}</option>' for key, text in options.items()
+        )
+        parts.append(f'<label>{both(*label)} <select name="{name}" autocomplete="off">{options_html}</select></label>')
     shown = both("行", "rows")
     return f'<div class="filters">{"".join(parts)}<span><b id="shown">{len(rows)}</b> {shown}</span></div>'
 
 
 def _part(view: View, rows: Sequence[Row], numbers: Mapping[str, int]) -> str:
-    """A family under its heading: its table, or that there is nothing yet."""
+    """The table of a family under its heading, or a note that it has no rows yet."""
     body = _table(view, rows, numbers) if rows else paragraph(NOTHING.zh, NOTHING.en, "note")
     return section(view.title.zh, view.title.en, body)
 

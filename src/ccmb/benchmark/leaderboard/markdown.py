@@ -40,7 +40,7 @@ def metric(value: float | None) -> str:
 
 
 def note_numbers(rows: Iterable[Row]) -> dict[str, int]:
-    """Numbers from 1 of the notes that some row has, in the order of their file."""
+    """The numbers of the notes on these rows, from 1, in the order of `published.json`."""
     used = {note for row in rows for note in row.notes}
     return {note: number for number, note in enumerate((key for key in published().notes if key in used), start=1)}
 
@@ -83,7 +83,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that breaks neither the table nor its markup."""
+    """A text with the characters escaped that have a meaning in a Markdown table."""
     clean = " ".join(text.split())
     for character in "\\|*_`<>[]":
         clean = clean.replace(character, f"\\{character}")

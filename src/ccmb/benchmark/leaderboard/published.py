@@ -1,4 +1,4 @@
-"""What others have published: metrics with their sources and all that is known against comparing them."""
+"""Published metrics with their sources, and with notes on why they may not be comparable."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ class PublishedRow(_Part):
 
     @property
     def all_metrics(self) -> dict[str, float]:
-        """By the keys of the family's view."""
+        """All metrics by the keys of the family's view."""
         ways = {"image_to_text": self.image_to_text, "text_to_image": self.text_to_image}
-        recalls = {f"{way}_{key}": value for way, of in ways.items() for key, value in (of or {}).items()}
+        by_key = {f"{way}_{key}": value for way, recalls in ways.items() for key, value in (recalls or {}).items()}
         mean = {} if self.mean_recall is None else {"mean_recall": self.mean_recall}
-        return recalls | mean | self.metrics
+        return by_key | mean | self.metrics
 
     @property
     def recomputed(self) -> float | None:
-        """The mean of all recalls, where every direction of the set is whole; MUGE has text to image alone."""
+        """The mean of all recalls; None if one is unknown. MUGE has the direction text to image alone."""
         ways = [self.text_to_image] if self.set == "muge" else [self.image_to_text, self.text_to_image]
         values = [value for way in ways for value in (way or {}).values()]
         return sum(values) / len(values) if len(values) == len(ways) * len(RECALLS) else None
 
     @property
     def is_partial(self) -> bool:
-        """Whether the main metric is the mean of recalls of which some are not known."""
+        """Whether some of the recalls are unknown whose mean is the main metric."""
         return self.family == "retrieval" and self.recomputed is None
 
     @property
     def differs(self) -> bool:
-        """Whether the mean recall as given cannot be that of the recalls as given."""
+        """Whether the published mean recall contradicts the published recalls."""
         if self.mean_recall is None or self.recomputed is None:
             return False
         return abs(self.recomputed - self.mean_recall) > LARGEST_DIFFERENCE
@@ -101,7 +101,7 @@ class Published(_Part):
 
 @cache
 def published() -> Published:
-    """The rows that come with the package; where a mean recall does not fit its recalls, a note says so."""
+    """The published rows of the package. A note marks mean recalls that contradict their recalls."""
     read = Published.model_validate_json(files("ccmb.benchmark.leaderboard").joinpath("published.json").read_bytes())
     rows = [
         row.model_copy(update={"notes": [*row.notes, DIFFERS]}) if row.differs and DIFFERS not in row.notes else row

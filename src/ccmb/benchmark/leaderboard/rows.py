@@ -1,4 +1,4 @@
-"""`ccmb leaderboard`: our results and the published rows as rows of one table, with marks where a difference counts.
+"""`ccmb leaderboard`: results and published rows as rows of one table, with marks for significant differences.
 
 Ours are compared with each other on the very same images, by a paired bootstrap over these. Of published ones only
 the metrics are known: all that can be said is whether they lie outside the interval of ours.
@@ -46,7 +46,7 @@ Mark = Literal["", "best", "worse", "better", "even"]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Points of the main metric less than (or, positive, more than) the best of ours, and the middle 95 % of them."""
+    """The difference of a main metric to the best result, in points, and its 95 % interval; negative is worse."""
 
     mean: float
     low: float
@@ -92,42 +92,42 @@ class Row:
 
     @property
     def main(self) -> float | None:
-        """The metric that orders."""
+        """The main metric, which orders the rows; None if it is unknown."""
         return self.metrics.get(VIEWS[self.family].main)
 
 
 def read_results(folders: Sequence[Path]) -> list[Result]:
-    """All results of some folders that `ccmb benchmark` wrote.
+    """The results in folders that `ccmb benchmark` wrote.
 
     Raises:
         CcmbError: a folder is missing or holds no result, or a file is not one; the message names it.
     """
-    found = []
+    results = []
     for folder in folders:
-        found_in = sorted(folder.glob("*/*.json"))
-        paths = [path for path in found_in if not why_passed_over(path.relative_to(folder).as_posix())]
+        json_files = sorted(folder.glob("*/*.json"))
+        paths = [path for path in json_files if not why_passed_over(path.relative_to(folder).as_posix())]
         if not paths:
             raise CcmbError(f"{folder}: no results here; make some with `ccmb benchmark --out {folder}`")
-        found += [read_result(path) for path in paths]
-    return found
+        results += [read_result(path) for path in paths]
+    return results
 
 
 def leaderboard(results: Sequence[Result]) -> list[Row]:
-    """All rows, by family, set and setting, within these by falling main metric; those without one come last.
+    """All rows by family, set and setting, and then by falling main metric; rows without a main metric come last.
 
-    Known sets come in the order of SETS, those of the user's own before them.
+    Known sets come in the order of SETS, after the sets of the user.
     """
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for result in results:
         # Only these are compared with each other: the same images and texts, and models in the same setting.
-        alike = BENCHMARKS[result.family].comparable_by(result)
-        asked = result.family, result.prompt_set, result.setting, alike
-        groups[result.data.name, result.data.revision, tuple(result.drawn_with), asked].append(result)
-    ours = [row for group in groups.values() for row in _marked(group)]
-    theirs = [_published_row(row, results, ours) for row in published().rows]
+        comparable_by = BENCHMARKS[result.family].comparable_by(result)
+        conditions = result.family, result.prompt_set, result.setting, comparable_by
+        groups[result.data.name, result.data.revision, tuple(result.resampling_unit), conditions].append(result)
+    own_rows = [row for group in groups.values() for row in _marked(group)]
+    published_rows = [_published_row(row, results, own_rows) for row in published().rows]
     order, families = list(SETS), list(BENCHMARKS)
     return sorted(
-        [*ours, *theirs],
+        [*own_rows, *published_rows],
         key=lambda row: (
             families.index(row.family),
             order.index(row.set) if row.set in order else -1,
@@ -141,7 +141,7 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
 
 
 def _marked(group: Sequence[Result]) -> list[Row]:
-    """The rows of results on the very same data, each set against the best of them."""
+    """The rows of results on the same data, each compared with the best of them."""
     rows, drawn, raw = [], [], []
     for result in group:
         for stage in result.stages:
@@ -149,14 +149,14 @@ def _marked(group: Sequence[Result]) -> list[Row]:
             family = BENCHMARKS[result.family]
             drawn.append(family.drawn_main(result, stage))
             raw.append(family.raw_main(result, stage))
-    best = max(range(len(rows)), key=lambda place: rows[place].main or 0.0)
+    best = max(range(len(rows)), key=lambda index: rows[index].main or 0.0)
     marked = []
-    for place, row in enumerate(rows):
-        if place == best:
+    for index, row in enumerate(rows):
+        if index == best:
             marked.append(replace(row, mark="best") if len(rows) > 1 else row)
             continue
-        low, high = interval(drawn[place] - drawn[best], len(set(group[0].drawn_with)))
-        mean = round(raw[place] - raw[best], 2)
+        low, high = interval(drawn[index] - drawn[best], len(set(group[0].resampling_unit)))
+        mean = round(raw[index] - raw[best], 2)
         mark: Mark = "worse" if high < 0 else "better" if low > 0 else "even"
         marked.append(replace(row, mark=mark, difference=Difference(mean, low, high)))
     return marked
@@ -183,7 +183,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
     )
 
 
-def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Row:
+def _published_row(row: PublishedRow, results: Sequence[Result], own_rows: Sequence[Row]) -> Row:
     stage = {None: "", 1: "cosine", 2: "re-ranked"}[row.stages]
     titles = tuple(published().sources[source] for source in row.sources)
     return Row(
@@ -199,22 +199,24 @@ def _published_row(row: PublishedRow, results: Sequence[Result], ours: Sequence[
         interval=None,
         sources=titles,
         notes=tuple(row.notes),
-        mark=_against_ours(row, results, ours),
+        mark=_against_ours(row, results, own_rows),
     )
 
 
-def _against_ours(row: PublishedRow, results: Sequence[Result], ours: Sequence[Row]) -> Mark:
-    """Where a published main metric lies to the interval of the best of ours on what seems to be the same data."""
+def _against_ours(row: PublishedRow, results: Sequence[Result], own_rows: Sequence[Row]) -> Mark:
+    """How a published main metric compares with the interval of the best result on what seems to be the same data."""
     main = row.all_metrics.get(VIEWS[row.family].main)
     if main is None or row.is_partial or row.images is None:
         return ""
     variants = {BENCHMARKS[result.family].variant(result) for result in results if _comparable(row, result)}
     rivals = [
-        of for of in ours if (of.set, of.setting) == (row.set, row.setting) and of.variant in variants and of.interval
+        own
+        for own in own_rows
+        if (own.set, own.setting) == (row.set, row.setting) and own.variant in variants and own.interval
     ]
     if not rivals:
         return ""
-    low, high = max(rivals, key=lambda of: of.main or 0.0).interval or (0.0, 0.0)
+    low, high = max(rivals, key=lambda own: own.main or 0.0).interval or (0.0, 0.0)
     return "better" if main > high else "worse" if main < low else "even"
 
 

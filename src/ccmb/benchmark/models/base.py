@@ -1,4 +1,4 @@
-"""What the benchmark asks of a model, whoever made it."""
+"""The interface of a model that the benchmark measures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 
 
-class Peer(Encoder, PairScorer, Protocol):
+class BenchmarkModel(Encoder, PairScorer, Protocol):
     """A model to be measured: it encodes images and texts and, where it can, ranks pairs.
 
     Attributes:
-        name: what the user calls it.
-        kind: what it is, such as "R2D2" or "siglip".
-        context_length: longest text in tokens, special ones included; None where nobody knows.
-        fingerprint: hexadecimal SHA-256 of all that its embeddings and exact scores depend on.
-        match_temperature: by which match scores are calibrated; None where it cannot rank.
-        options: how the second stage of retrieval is computed; None where there is none.
+        name: the name by the user.
+        kind: the type of the model, such as "R2D2" or "siglip".
+        context_length: longest text in tokens, with special tokens; None if unknown.
+        fingerprint: hexadecimal SHA-256 of everything that its embeddings and exact scores depend on.
+        match_temperature: the temperature of calibrated match scores; None if the model cannot rank.
+        options: how the second stage of retrieval is computed; None if there is none.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Peer(Encoder, PairScorer, Protocol):
 
 
 class OneStage(CosineScorer):
-    """What a peer inherits that orders by cosine alone."""
+    """The base of models that order by cosine alone."""
 
     match_temperature: float | None = None
 
@@ -65,18 +65,18 @@ def fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
 
 
 def network_fingerprint(model: TwoStageModel) -> str:
-    """The same of an R2D2 by itself, or of an export, which is known by its files."""
+    """The fingerprint of an R2D2, or of an export, which is identified by its files."""
     settings = {"export": model.record.files} if isinstance(model, ExportedR2D2) else {}
     return fingerprint(cast(nn.Module, model), settings)
 
 
-def context_within(name: str, asked: int | None, usual: int, maximum: int | None) -> int:
-    """The context length to use: the one asked for, by default the usual one, and no more than there are positions.
+def context_within(name: str, requested: int | None, default: int, max_tokens: int | None) -> int:
+    """The context length to use: the requested one, or else the default, at most `max_tokens`.
 
     Raises:
         UsageError: more is asked for than the model has positions for, or too little for a word.
     """
-    if asked is not None and not (asked >= 3 and (maximum is None or asked <= maximum)):
-        bound = "3 or more" if maximum is None else f"between 3 and {maximum}"
-        raise UsageError(f"--context-length is {asked}; {name} takes one {bound}")
-    return asked or min(usual, maximum or usual)
+    if requested is not None and not (requested >= 3 and (max_tokens is None or requested <= max_tokens)):
+        bound = "3 or more" if max_tokens is None else f"between 3 and {max_tokens}"
+        raise UsageError(f"--context-length is {requested}; {name} takes one {bound}")
+    return requested or min(default, max_tokens or default)

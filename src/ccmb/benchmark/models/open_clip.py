@@ -17,7 +17,7 @@ from ccmb.r2d2.modeling import TowerOutput
 OPEN_CLIP = "open_clip:"
 
 
-class OpenClipPeer(OneStage):
+class OpenClipModel(OneStage):
     """A model of open_clip, by `ARCHITECTURE/WEIGHTS`; the weights are a tag of open_clip or a file."""
 
     kind = "open_clip"
@@ -33,9 +33,9 @@ class OpenClipPeer(OneStage):
             self._tokenizer = library.get_tokenizer(architecture)
         except Exception as error:  # whatever it makes of an unknown name, no network, a damaged file
             raise CcmbError(f"{name}: open_clip cannot open it ({one_line(error)})") from None
-        maximum = getattr(model, "context_length", None)
+        max_tokens = getattr(model, "context_length", None)
         self.name, self._device = name, choose_device("auto")
-        self.context_length: int | None = context_within(name, context_length, maximum or 77, maximum)
+        self.context_length: int | None = context_within(name, context_length, max_tokens or 77, max_tokens)
         self.fingerprint = fingerprint(model, {"source": source, "context_length": self.context_length})
         self._model = model.eval().to(self._device)
 

@@ -1,13 +1,13 @@
-"""Open any model as a peer by its name: own runs and folders, hub ids, two-tower models, open_clip, stored features."""
+"""Open any model by its name: own runs and folders, hub ids, two-tower models, open_clip, stored features."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ccmb.benchmark.models.base import Peer
-from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipPeer
-from ccmb.benchmark.models.r2d2 import R2D2Peer
-from ccmb.benchmark.models.stored_features import FeaturesPeer, is_features
+from ccmb.benchmark.models.base import BenchmarkModel
+from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipModel
+from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
+from ccmb.benchmark.models.stored_features import StoredFeatures, is_features
 from ccmb.benchmark.models.transformers_clip import open_two_towers
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.interface import TwoStageModel, load_network
@@ -21,8 +21,8 @@ from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
 
-def open_peer(name: str, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS) -> Peer:
-    """Open a model by what a user calls it.
+def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS) -> BenchmarkModel:
+    """Open a model by the name that a user gives.
 
     Args:
         name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
@@ -36,24 +36,24 @@ def open_peer(name: str, context_length: int | None = None, options: RankOptions
     """
     label, source = label_and_source(name)
     if source.startswith(OPEN_CLIP):
-        return OpenClipPeer(label, source.removeprefix(OPEN_CLIP), context_length)
+        return OpenClipModel(label, source.removeprefix(OPEN_CLIP), context_length)
     if is_features(Path(source)):
-        return FeaturesPeer(label, Path(source), context_length)
+        return StoredFeatures(label, Path(source), context_length)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2Peer(label, *_load(source), context_length, options, source)
+        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
     if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2Peer(label, *_load(source), context_length, options, source)
+        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
 
 
 def is_exported(name: str) -> bool:
-    """Whether a model is an export of ours."""
+    """Whether a model is an ONNX export of this package."""
     folder = Path(label_and_source(name)[1])
     return is_export(folder) or is_export(folder / "model")
 
 
 def may_rank(name: str) -> bool:
-    """Whether a model has a second stage as far as its files tell; one that cannot be opened may."""
+    """Whether a model may have a second stage, by its files; True for a model that cannot be opened."""
     source = label_and_source(name)[1]
     if source.startswith(OPEN_CLIP) or is_features(Path(source)):
         return False
@@ -67,7 +67,7 @@ def may_rank(name: str) -> bool:
 
 
 def label_and_source(name: str) -> tuple[str, str]:
-    """`LABEL=SOURCE` in two; without a label it is the source itself, of a folder its last part that says something.
+    """Split `LABEL=SOURCE`. The default label is the source; for a folder, its name or that of the run.
 
     Raises:
         UsageError: one of the two is empty.
@@ -83,7 +83,7 @@ def label_and_source(name: str) -> tuple[str, str]:
 
 
 def _load(source: str) -> tuple[TwoStageModel, R2D2Processor]:
-    """With its decoder or its painter, if it has one."""
+    """Load an R2D2 with its decoder or its image generator, if it has one."""
     if has_generator(source):
         return load_generator(source)
     return load_captioner(source) if has_captioner(source) else load_network(source)

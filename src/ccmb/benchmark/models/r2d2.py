@@ -1,4 +1,4 @@
-"""R2D2 as one of the models that are compared."""
+"""R2D2 as a model of the benchmark."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import straightens_quotes
 
 
-class R2D2Peer:
-    """R2D2 with both stages, or PRD2 with the first; a captioner or a generator too, where `model` is one."""
+class R2D2BenchmarkModel:
+    """R2D2 with both stages, or PRD2 with the first. `model` may also be a captioner or a generator."""
 
     def __init__(
         self,
@@ -31,8 +31,8 @@ class R2D2Peer:
         options: RankOptions = EXACT_OPTIONS,
         source: str | None = None,
     ) -> None:
-        maximum = model.config.max_text_tokens
-        tokens = context_within(name, context_length, processor.max_text_tokens, maximum)
+        max_tokens = model.config.max_text_tokens
+        tokens = context_within(name, context_length, processor.max_text_tokens, max_tokens)
         if tokens != processor.max_text_tokens:  # the caller's own stays as it is
             processor = processor.resized(max_text_tokens=tokens)
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
@@ -48,7 +48,7 @@ class R2D2Peer:
             identity["export"] = model.record.files
         self.fingerprint = fingerprint(cast(nn.Module, model), identity)
         cast(nn.Module, model).eval().to(choose_device("auto"))
-        self.model, self.processor = model, processor
+        self.network, self.processor = model, processor
         self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options, source=source)
 
     @property

@@ -1,6 +1,6 @@
-"""Features on disk as a peer: what any other program has made of images and texts.
+"""Stored features as a model of the benchmark: embeddings that any other program has computed.
 
-A folder of `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which says whose the rows are:
+A folder has `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which names the items of the rows:
 {"images": ["cat.jpg", ...], "texts": ["一只猫", ...]}
 """
 
@@ -29,7 +29,7 @@ def is_features(folder: Path) -> bool:
     return (folder / "images.npy").is_file() or (folder / "texts.npy").is_file()
 
 
-class FeaturesPeer(OneStage):
+class StoredFeatures(OneStage):
     """Features looked up by the image's name and by the text itself."""
 
     kind = "features"
@@ -84,5 +84,5 @@ class FeaturesPeer(OneStage):
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CcmbError(f'{self._folder / "ids.json"}: "{which}" lacks {missing[0]!r}{more}; make its features too')
-        found = torch.from_numpy(values[[rows[item] for item in items]].astype(np.float32))
-        return embedding(found)
+        features = torch.from_numpy(values[[rows[item] for item in items]].astype(np.float32))
+        return embedding(features)

@@ -1,4 +1,4 @@
-"""Two-tower models of transformers as peers: Chinese-CLIP, SigLIP and SigLIP 2, AltCLIP, CLIP, and their like."""
+"""Two-tower models of transformers: Chinese-CLIP, SigLIP and SigLIP 2, AltCLIP, CLIP, and similar ones."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SIGLIPS = ("siglip", "siglip2")
 UNUSED = r".*position_ids$|text_model\.pooler\."
 
 
-class TwoTowersPeer(OneStage):
-    """A model of transformers with `get_image_features` and `get_text_features`, whose cosines order."""
+class TwoTowersModel(OneStage):
+    """A model of transformers with `get_image_features` and `get_text_features`, which orders by cosine."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class TwoTowersPeer(OneStage):
         context_length: int | None = None,
     ) -> None:
         self.name, self.kind = name, model.config.model_type
-        usual = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
-        self.context_length: int | None = context_within(name, context_length, usual, _positions(model.config))
+        default = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
+        self.context_length: int | None = context_within(name, context_length, default, _positions(model.config))
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
         if self.kind == "chinese_clip":
             tokenizer = straighten_quotes(tokenizer)
@@ -53,15 +53,15 @@ class TwoTowersPeer(OneStage):
         return self._features(self._model.get_image_features, inputs)
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        whole = self.kind in SIGLIPS
+        is_siglip = self.kind in SIGLIPS
         inputs = self._tokenizer(
-            [text.lower() for text in texts] if whole else list(texts),
-            padding="max_length" if whole else "longest",
+            [text.lower() for text in texts] if is_siglip else list(texts),
+            padding="max_length" if is_siglip else "longest",
             truncation=True,
             max_length=self.context_length,
             return_tensors="pt",
         )
-        names = ("input_ids",) if whole else ("input_ids", "attention_mask")
+        names = ("input_ids",) if is_siglip else ("input_ids", "attention_mask")
         return self._features(self._model.get_text_features, {name: inputs[name] for name in names})
 
     def _features(self, features: Any, inputs: Any) -> TowerOutput:
@@ -70,7 +70,7 @@ class TwoTowersPeer(OneStage):
         return embedding(output if isinstance(output, Tensor) else output.pooler_output)
 
 
-def open_two_towers(name: str, source: str, context_length: int | None = None) -> TwoTowersPeer:
+def open_two_towers(name: str, source: str, context_length: int | None = None) -> TwoTowersModel:
     """Open a local folder or hub id.
 
     Raises:
@@ -90,12 +90,12 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
     except Exception as error:  # no preprocessor_config.json, or one that transformers cannot read
         raise CcmbError(f"{source}: the image processor cannot be loaded ({one_line(error)})") from None
     tokenizer = load_text_tokenizer(source, config.text_config.vocab_size, masks=False)
-    return TwoTowersPeer(name, model, image_processor, tokenizer, context_length)
+    return TwoTowersModel(name, model, image_processor, tokenizer, context_length)
 
 
 def _positions(config: Any) -> int | None:
-    """The longest text that there are positions for; RoBERTa counts them from the one after padding's."""
-    maximum = getattr(config.text_config, "max_position_embeddings", None)
-    if maximum is not None and config.model_type == "altclip":
-        maximum -= config.text_config.pad_token_id + 1
-    return maximum
+    """The longest text by its positions, or None. RoBERTa counts positions from the one after the padding index."""
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    if positions is not None and config.model_type == "altclip":
+        positions -= config.text_config.pad_token_id + 1
+    return positions

@@ -1,1 +1,1 @@
-"""The result file, and where a result comes from."""
+"""The result file, and the provenance of a result."""

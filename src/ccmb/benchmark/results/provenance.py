@@ -1,4 +1,4 @@
-"""Where a result comes from: the checkout and the machine."""
+"""The provenance of a result: the checkout and the machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ccmb.core.device import choose_device
 
 
 def commit() -> str:
-    """Of the checkout this package lies in, with a plus if files have changed since; else the package's version."""
-    here = Path(__file__).resolve().parent
+    """The commit of the checkout, with a plus if files have changed since; outside a checkout, the version."""
+    folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         git("ls-files", "--error-unmatch", __file__)  # it may lie in a checkout of something else
@@ -29,13 +29,13 @@ def commit() -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, threads and GPU that a result was made with."""
+    """The processor, threads, GPU and libraries of this machine."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
-    found = {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    machine = {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     device = choose_device("auto")
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found | {"torch": torch.__version__, "python": platform.python_version()}
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return machine | {"torch": torch.__version__, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What one result file holds: one model on one split of one set."""
+"""The result file of one model on one split of one set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Part(BaseModel):
 
 
 class Measured(_Part):
-    """The model."""
+    """The model that was measured."""
 
     name: str
     kind: str = Field(description="R2D2, PRD2, the model_type of transformers, open_clip or features")
@@ -39,7 +39,7 @@ class Measured(_Part):
 
 
 class Data(_Part):
-    """The split."""
+    """The split that was measured on."""
 
     name: str
     split: str
@@ -50,7 +50,7 @@ class Data(_Part):
 
 
 class Seen(_Part):
-    """Which of the split's images the model was trained on, by the numbers of photographs in their names."""
+    """The images of the split that the model was trained on, known by the numbers of photographs in file names."""
 
     images: int
     mark: str = Field(description="saw N test images; empty of none")
@@ -58,10 +58,10 @@ class Seen(_Part):
 
 
 class Section(_Part):
-    """What a family of tasks says of a model on a set."""
+    """The part of a result that depends on the family of tasks."""
 
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
-        """Those that there are metrics of."""
+        """The stages that have metrics."""
         return STAGES[: model.stages]
 
 
@@ -85,7 +85,7 @@ class Retrieval(Section):
 
 
 class Fitted(_Part):
-    """What was fitted on other pairs than those that are scored, once for each part of these."""
+    """Values that were fitted for each part of the pairs, on the pairs of the other parts."""
 
     on: str
     threshold: list[float]
@@ -93,7 +93,7 @@ class Fitted(_Part):
 
 
 class MatchingMetrics(_Part):
-    """Of one stage, in [0, 1], null where there is none; see `ccmb.tasks.matching.metrics`."""
+    """The metrics of one stage, in [0, 1]; None if undefined. See `ccmb.tasks.matching.metrics`."""
 
     auc: float
     accuracy: float | None = Field(None, description="at probability 0.5")
@@ -106,7 +106,7 @@ class MatchingMetrics(_Part):
 
 
 class Matching(MatchingMetrics, Section):
-    """Metrics of the match score or, where there is none, of the cosine."""
+    """The metrics of the match score; without a match score, those of the cosine."""
 
     pairs: int
     images: int = Field(alias="pictures")
@@ -120,12 +120,12 @@ class Matching(MatchingMetrics, Section):
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES if self.stage == "ranking" else STAGES[:1]
 
-    def of(self, stage: Stage) -> MatchingMetrics:
+    def at_stage(self, stage: Stage) -> MatchingMetrics:
         return self if stage == self.stage or self.pre_ranking is None else self.pre_ranking
 
 
 class Accuracy(_Part):
-    """Of one stage, in percent, with 95 % intervals over images."""
+    """The accuracies of one stage, in percent, with 95 % intervals over images."""
 
     top1: float
     top5: float
@@ -138,7 +138,7 @@ class RankedAccuracy(Accuracy):
 
 
 class Classification(Accuracy, Section):
-    """Of the first stage, and of the second one where it was asked for."""
+    """The accuracies of the first stage, and of the second one if it was used."""
 
     images: int = Field(alias="pictures")
     classes: int
@@ -150,12 +150,12 @@ class Classification(Accuracy, Section):
     def stages_of(self, model: Measured) -> tuple[Stage, ...]:
         return STAGES[: 1 if self.ranking is None else 2]
 
-    def of(self, stage: Stage) -> Accuracy:
+    def at_stage(self, stage: Stage) -> Accuracy:
         return self.ranking if stage == "ranking" and self.ranking is not None else self
 
 
 class CaptionMetrics(_Part):
-    """Of the captions that one stage puts first, on characters, in percent."""
+    """The metrics of the captions that one stage ranks first, on characters, in percent."""
 
     cider_d: float
     bleu_1: float
@@ -166,7 +166,7 @@ class CaptionMetrics(_Part):
 
 
 class Captioning(Section):
-    """The first stage is what the decoder puts first, the second what is re-ranked to the first place."""
+    """The captions of both stages: the decoder's first candidate, and the candidate that is re-ranked first."""
 
     images: int = Field(alias="pictures")
     references: int
@@ -180,7 +180,7 @@ class Captioning(Section):
 
 
 class GenerationMetrics(_Part):
-    """Of one image for each text."""
+    """The metrics of one image for each text."""
 
     match_score: float = Field(description="mean, in percent; the cosine's where the judge has no match heads")
     fid: float
@@ -190,7 +190,7 @@ class GenerationMetrics(_Part):
 
 
 class Generation(Section):
-    """The first stage is the image that was painted first, the second the one that the judge chose among several."""
+    """The images of both stages: the first image of each text, and the image that the judge ranks first."""
 
     images: int = Field(alias="pictures")
     painting: dict[str, Any]
@@ -205,7 +205,7 @@ class Generation(Section):
 
 
 class Result(_Part):
-    """The whole file: one of the families is there."""
+    """The whole file; it has the section of exactly one family."""
 
     key: str = Field(description="SHA-256 of all that the metrics depend on; an equal one is not measured again")
     model: Measured
@@ -223,8 +223,8 @@ class Result(_Part):
     classification: Classification | None = None
     captioning: Captioning | None = None
     generation: Generation | None = None
-    drawn_with: list[int] = Field(
-        description="with what resampling draws each text, pair or image: the place of its image"
+    resampling_unit: list[int] = Field(
+        alias="drawn_with", description="with what resampling draws each text, pair or image: the index of its image"
     )
     commit: str
     hardware: dict[str, Any]
@@ -258,15 +258,15 @@ def read_result(path: Path) -> Result:
         return Result.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise CcmbError(f"{path}: {place}: {first['msg']}; measure anew with `ccmb benchmark`") from None
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise CcmbError(f"{path}: {key}: {first['msg']}; measure anew with `ccmb benchmark`") from None
 
 
 def result_key(**values: Any) -> str:
-    """SHA-256 of all that a result depends on."""
+    """SHA-256 of everything that a result depends on."""
     return sha256_of_json(values)
 
 
 def slug(name: str) -> str:
-    """The name as it may stand in a file name; empty if nothing of it may."""
+    """A name with only the characters that a file name may have; it may become empty."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-")

@@ -45,9 +45,11 @@ def sample_corpus(corpus: Path, share: float, out: Path) -> dict[str, Any]:
     """
     manifest = read_corpus_manifest(corpus)
     recipe = load_recipe(ZeroRecipe, corpus / "recipe.yaml", settled=False)
-    whole = manifest.get("share", 1.0)
-    if not 0 < share <= whole:
-        raise UsageError(f"--share {share}: give a share greater than 0 and at most {whole}, the share of this corpus")
+    corpus_share = manifest.get("share", 1.0)
+    if not 0 < share <= corpus_share:
+        raise UsageError(
+            f"--share {share}: give a share greater than 0 and at most {corpus_share}, the share of this corpus"
+        )
     if (out / CORPUS_MANIFEST).exists():
         raise CcmbError(f"{out}: this folder holds a corpus already; remove it or choose another one")
     with sole_use(out, "writes into this folder"):

@@ -22,10 +22,10 @@ def fleiss_kappa(counts_NK: NDArray[np.int64]) -> float:
     Raises:
         ValueError: items have different numbers of answers, or fewer than two. Use alpha for these.
     """
-    answers = counts_NK.sum(axis=1)
-    if not len(answers) or answers.min() != answers.max() or answers[0] < 2:
+    answers_N = counts_NK.sum(axis=1)
+    if not len(answers_N) or answers_N.min() != answers_N.max() or answers_N[0] < 2:
         raise ValueError("kappa needs equally many answers to every item, at least two")
-    count = answers[0]
+    count = answers_N[0]
     observed = float(((counts_NK**2).sum(axis=1) - count).mean() / (count * (count - 1)))
     shares = counts_NK.sum(axis=0) / counts_NK.sum()
     expected = float((shares**2).sum())

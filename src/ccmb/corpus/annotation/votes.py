@@ -85,16 +85,16 @@ def count_votes(
         name for name in names
         if len(right[name]) < trust.gold_answers or np.mean(right[name]) >= trust.gold_share
     }  # fmt: skip
-    given: dict[str, dict[str, int]] = defaultdict(dict)
+    labels_by_task: dict[str, dict[str, int]] = defaultdict(dict)
     result = Votes()
     for answer in answers:
         if answer.annotator in trusted and answer.label is not None and answer.task not in gold:
-            given[answer.task][answer.annotator] = answer.label
+            labels_by_task[answer.task][answer.annotator] = answer.label
         if answer.annotator in trusted and answer.caption:
             result.captions.setdefault(answer.task, []).append(answer.caption)
     for task in tasks:
         if task.question == "matching" and not task.gold:
-            label = winner(list(given[task.id].values()), trust)
+            label = winner(list(labels_by_task[task.id].values()), trust)
             if label is None:
                 result.undecided.append(task)
             else:
@@ -102,11 +102,18 @@ def count_votes(
         elif task.question == "caption" and task.id not in result.captions:
             result.undecided.append(task)
     result.annotators = [
-        _annotator(name, answers, right=right[name], given=given, labels=result.labels, trusted=name in trusted)
+        _annotator(
+            name,
+            answers,
+            right=right[name],
+            labels_by_task=labels_by_task,
+            labels=result.labels,
+            trusted=name in trusted,
+        )
         for name in names
     ]
-    result.alpha = krippendorff_alpha([list(labels.values()) for labels in given.values()])
-    result.kappa = _kappa(given)
+    result.alpha = krippendorff_alpha([list(labels.values()) for labels in labels_by_task.values()])
+    result.kappa = _kappa(labels_by_task)
     return result
 
 
@@ -119,7 +126,7 @@ def winner(labels: Sequence[int], trust: Trust) -> int | None:
 
 
 def _annotator(
-    name: str, answers: Sequence[AnnotatorAnswer], right: Sequence[bool], given: dict[str, dict[str, int]],
+    name: str, answers: Sequence[AnnotatorAnswer], right: Sequence[bool], labels_by_task: dict[str, dict[str, int]],
     labels: dict[str, int], trusted: bool,
 ) -> Annotator:  # fmt: skip
     own = [answer for answer in answers if answer.annotator == name]
@@ -134,9 +141,11 @@ def _annotator(
     )
 
 
-def _kappa(given: dict[str, dict[str, int]]) -> float:
-    maximum = max((len(labels) for labels in given.values()), default=0)
+def _kappa(labels_by_task: dict[str, dict[str, int]]) -> float:
+    max_labels = max((len(labels) for labels in labels_by_task.values()), default=0)
     rows = [
-        [list(labels.values()).count(label) for label in (0, 1)] for labels in given.values() if len(labels) == maximum
+        [list(labels.values()).count(label) for label in (0, 1)]
+        for labels in labels_by_task.values()
+        if len(labels) == max_labels
     ]
-    return fleiss_kappa(np.array(rows)) if maximum > 1 else float("nan")
+    return fleiss_kappa(np.array(rows)) if max_labels > 1 else float("nan")

@@ -82,10 +82,10 @@ def _table(funnel: Funnel, language: Language) -> str:
     return "\n".join(lines)
 
 
-def _score(model: str | None, minimum: float | None, zh: bool) -> str:
+def _score(model: str | None, min_score: float | None, zh: bool) -> str:
     if model is None:
         return "没有用模型评判图文对。" if zh else "No model scored the pairs."
     if zh:
-        return f"`model_score` 是 {model} 给出的图文余弦{'' if minimum is None else f'；低于 {minimum} 的已去掉'}。"
-    dropped = "" if minimum is None else f"; pairs below {minimum} were dropped"
+        return f"`model_score` 是 {model} 给出的图文余弦{'' if min_score is None else f'；低于 {min_score} 的已去掉'}。"
+    dropped = "" if min_score is None else f"; pairs below {min_score} were dropped"
     return f"`model_score` is the cosine of image and text by {model}{dropped}."

@@ -16,11 +16,11 @@ def filtered_schema() -> Any:
     """
     import pyarrow as arrow
 
-    text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
+    text, integer, number = arrow.string(), arrow.int64(), arrow.float64()
     return arrow.schema(
         {
-            "row": whole, "from_row": whole, "image_key": text, "place": real, "field": text, "text": text,
-            "views": whole, "clicks": whole, "bound": real, "score": real, "page_url": text, "domain": text,
+            "row": integer, "from_row": integer, "image_key": text, "place": number, "field": text, "text": text,
+            "views": integer, "clicks": integer, "bound": number, "score": number, "page_url": text, "domain": text,
             "reason": text,
         }
     )  # fmt: skip
@@ -29,13 +29,13 @@ def filtered_schema() -> Any:
 def images_schema() -> Any:
     import pyarrow as arrow
 
-    text, whole = arrow.string(), arrow.int64()
+    text, integer = arrow.string(), arrow.int64()
     return arrow.schema(
         {
-            "row": whole, "key": text, "url": text, "status": text, "copy_of": whole, "bytes": whole, "sha256": text,
-            "format": text, "width": whole, "height": whole, "stored_bytes": whole, "stored_sha256": text,
-            "stored_width": whole, "stored_height": whole, "shape": arrow.uint64(), "place": arrow.float64(),
-            "shard": text, "sample": text,
+            "row": integer, "key": text, "url": text, "status": text, "copy_of": integer, "bytes": integer,
+            "sha256": text, "format": text, "width": integer, "height": integer, "stored_bytes": integer,
+            "stored_sha256": text, "stored_width": integer, "stored_height": integer, "shape": arrow.uint64(),
+            "place": arrow.float64(), "shard": text, "sample": text,
         }
     )  # fmt: skip
 

@@ -117,13 +117,13 @@ class CorpusWriter:
         for pair in pairs:
             if pair["reason"] is None:
                 texts.setdefault(pair["row"], {}).setdefault(pair["field"], []).append(pair["text"])
-        places = {pair["row"]: pair["place"] for pair in pairs}
+        sample_positions = {pair["row"]: pair["place"] for pair in pairs}
         for row in rows:
             row_index = row["row"]
             if row["status"] == "ok" and row_index not in texts:
                 row["status"] = NO_TEXT
             sample = self.written.samples if row["status"] == "ok" else None
-            row |= {"place": places.get(row_index), **location_in_shards(sample, self.samples_per_shard)}
+            row |= {"place": sample_positions.get(row_index), **location_in_shards(sample, self.samples_per_shard)}
             self.written.images[row["status"]] += 1
             if sample is not None:
                 self.written.samples += 1
@@ -136,8 +136,8 @@ class CorpusWriter:
         pairs: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
         scores_file = self.work / "scores" / path.name
         scores = parquet.read_table(scores_file)["model_score"].to_pylist() if scores_file.exists() else None
-        for at, pair in enumerate(pairs):
-            score = pair["model_score"] = scores[at] if scores is not None else None
+        for index, pair in enumerate(pairs):
+            score = pair["model_score"] = scores[index] if scores is not None else None
             if score is not None and self.min_score is not None and score < self.min_score:
                 pair["reason"] = LOW_MODEL_SCORE
             self.written.reasons[pair["reason"]] += 1

@@ -106,8 +106,8 @@ def _counted(frame: DataFrame) -> DataFrame:
 def write_positions(counts: Table, folder: Path) -> None:
     """Sum the counts over all visitors, in the same buckets."""
     for bucket, frame in each_bucket(counts):
-        whole = frame.groupby("pair", "image", "position").agg(col("views").sum(), col("clicks").sum())
-        write(whole, folder, bucket)
+        summed = frame.groupby("pair", "image", "position").agg(col("views").sum(), col("clicks").sum())
+        write(summed, folder, bucket)
 
 
 def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
@@ -121,10 +121,13 @@ def estimate_examination(positions: Table, recipe: ClickRecipe) -> list[float]:
     share = min(1.0, recipe.position.max_rows / max(1, positions.rows()))
     rows = positions.read().where(top_half(col("pair")) <= int(share * 2**32)).to_arrow()
     rows = rows.sort_by([("pair", "ascending"), ("position", "ascending")])  # sums of floats depend on the order
-    pairs, position, views, clicks = (rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks"))
+    pairs, position, impressions, clicks = (
+        rows.column(name).to_numpy() for name in ("pair", "position", "views", "clicks")
+    )
     examination = examination_by_position(
-        pairs.astype(np.int64), position.astype(np.int64), views=views.astype(np.int64), clicks=clicks.astype(np.int64),
-        min_clicks=recipe.position.min_clicks, minimum=recipe.position.min_examination,
+        pairs.astype(np.int64), position.astype(np.int64),
+        impressions=impressions.astype(np.int64), clicks=clicks.astype(np.int64),
+        min_clicks=recipe.position.min_clicks, min_examination=recipe.position.min_examination,
     )  # fmt: skip
     return [*examination.tolist(), *[float(examination[-1])] * (deepest - len(examination))]
 
@@ -139,8 +142,8 @@ def write_click_statistics(positions: Table, examination: list[float], recipe: C
     parts_looked_at = np.round(_PARTS * np.array([0.0, *examination])).astype(np.int64)
 
     @daft.func.batch(return_dtype=DataType.int64())
-    def parts(position: daft.Series, views: daft.Series) -> pa.Array:
-        return pa.array(parts_looked_at[_numbers(position)] * _numbers(views))
+    def parts(position: daft.Series, impressions: daft.Series) -> pa.Array:
+        return pa.array(parts_looked_at[_numbers(position)] * _numbers(impressions))
 
     @daft.func.batch(return_dtype=DataType.float64())
     def bound(clicks: daft.Series, examined: daft.Series) -> pa.Array:

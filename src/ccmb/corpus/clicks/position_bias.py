@@ -22,17 +22,22 @@ STEPS, CLOSE = 1000, 1e-6
 
 
 def examination_by_position(
-    pairs: Integers, positions: Integers, views: Integers, clicks: Integers, min_clicks: int, minimum: float
+    pairs: Integers,
+    positions: Integers,
+    impressions: Integers,
+    clicks: Integers,
+    min_clicks: int,
+    min_examination: float,
 ) -> Floats:
     """Probability that people look at a result at position 1, 2, .., relative to that of position 1.
 
     Args:
         pairs: a number for each row, the same for equal pairs; a row is a pair at a position.
         positions: the position of each row, from 1.
-        views: how many visitors were shown the pair at the position.
+        impressions: how many visitors were shown the pair at the position.
         clicks: how many of these visitors clicked.
         min_clicks: neighbouring positions are pooled until they have so many clicks.
-        minimum: smaller values are raised to this.
+        min_examination: smaller values are raised to this.
 
     Returns:
         As many values as the deepest position; all 1 if no pair was shown at two positions. If a position shares no
@@ -44,23 +49,23 @@ def examination_by_position(
     pools = pool_of[positions - 1]
     _, pairs = np.unique(pairs, return_inverse=True)
     reached = _comparable(pairs, pools)
-    fitted = _fit(pairs, pools, views.astype(np.float64), clicks.astype(np.float64))
+    fitted = _fit(pairs, pools, impressions.astype(np.float64), clicks.astype(np.float64))
     value, examination = 1.0, np.ones(len(fitted))
     for pool in range(len(fitted)):
         value = fitted[pool] if reached[pool] else value
         examination[pool] = value
-    return np.asarray(np.maximum(examination / examination[0], minimum)[pool_of])
+    return np.asarray(np.maximum(examination / examination[0], min_examination)[pool_of])
 
 
-def pooled(clicks_K: Integers, minimum: int) -> Integers:
-    """The pool of each position, from 0. A pool is a run of neighbours with at least `minimum` clicks together."""
+def pooled(clicks_K: Integers, min_clicks: int) -> Integers:
+    """The pool of each position, from 0. A pool is a run of neighbours with at least `min_clicks` clicks together."""
     pools, pool, held = np.zeros(len(clicks_K), np.int64), 0, 0
     for position, clicks in enumerate(clicks_K):
-        if held >= minimum:
+        if held >= min_clicks:
             pool, held = pool + 1, 0
         pools[position] = pool
         held += int(clicks)
-    if held < minimum and pool:
+    if held < min_clicks and pool:
         pools[pools == pool] = pool - 1
     return pools
 
@@ -79,12 +84,12 @@ def _comparable(pairs: Integers, pools: Integers) -> NDArray[np.bool_]:
         reached = wider
 
 
-def _fit(pairs: Integers, pools: Integers, views: Floats, clicks: Floats) -> Floats:
+def _fit(pairs: Integers, pools: Integers, impressions: Floats, clicks: Floats) -> Floats:
     theta = np.ones(pools.max() + 1)
     clicks_of_pair, clicks_of_pool = np.bincount(pairs, clicks), np.bincount(pools, clicks)
     for _ in range(STEPS):
-        gamma = clicks_of_pair / np.maximum(np.bincount(pairs, views * theta[pools]), 1e-12)
-        expected = np.bincount(pools, views * gamma[pairs])
+        gamma = clicks_of_pair / np.maximum(np.bincount(pairs, impressions * theta[pools]), 1e-12)
+        expected = np.bincount(pools, impressions * gamma[pairs])
         new = np.where(expected > 0, clicks_of_pool / np.maximum(expected, 1e-12), theta)
         new = np.maximum(new, 1e-6) / max(new[0], 1e-6)
         if np.abs(new - theta).max() < CLOSE:

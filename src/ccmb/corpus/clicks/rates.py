@@ -31,8 +31,8 @@ def wilson_bound(clicks: Floats, examinations: Floats, z: float) -> Floats:
     trials = np.maximum(examinations, 1e-12)
     share, square = rate(clicks, trials), z**2
     centre = share + square / (2 * trials)
-    spread = z * np.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    return np.clip((centre - spread) / (1 + square / trials), 0.0, 1.0)
+    half_width = z * np.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
+    return np.clip((centre - half_width) / (1 + square / trials), 0.0, 1.0)
 
 
 def beta_bound(clicks: Floats, examinations: Floats, z: float, prior: tuple[float, float]) -> Floats:

@@ -102,18 +102,18 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
     target = _target(image.size, form)
     if image.format == "JPEG":
         image.draft(None, target)
-    whole = rgb_of(image)
-    if (whole.width < whole.height) != (width < height):  # it lay on its side
+    decoded = rgb_of(image)
+    if (decoded.width < decoded.height) != (width < height):  # it lay on its side
         width, height = height, width
-    stored = _resized(whole, form, (width, height))
+    stored = _resized(decoded, form, (width, height))
     small = fingerprint_pixels(stored)
     if reason := pixel_reason(small, filters):
         return Prepared(reason, digest, format, width, height)
     kept = None
     if format in ("JPEG", "MPO") and stored.size == (width, height):
         kept = data if form.keep_metadata else without_metadata(data)
-    shown_image = _jpeg(stored, form.jpeg_quality) if kept is None else kept
-    stored_digest = digest if shown_image is data else sha256_of_bytes(shown_image)
+    stored_bytes = _jpeg(stored, form.jpeg_quality) if kept is None else kept
+    stored_digest = digest if stored_bytes is data else sha256_of_bytes(stored_bytes)
     shape, colours = image_fingerprint(small)
     return Prepared(
         "ok",
@@ -121,7 +121,7 @@ def _prepare(data: bytes, digest: str, form: StoredForm, filters: ImageFilters) 
         format,
         width,
         height,
-        image=shown_image,
+        image=stored_bytes,
         stored_sha256=stored_digest,
         stored_width=stored.width,
         stored_height=stored.height,

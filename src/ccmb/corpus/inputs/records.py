@@ -26,8 +26,8 @@ class Column:
     keys: tuple[str, ...]
     kind: ValueKind = "text"
     needed: bool = False
-    minimum: int | None = None
-    maximum: int | None = None
+    lowest: int | None = None
+    highest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ IMPRESSIONS = TableKind(
         Column("query", ("query",), needed=True),
         Column("image_url", ("image_url",), needed=True),
         Column("page_url", ("page_url",)),
-        Column("position", ("position",), "integer", needed=True, minimum=1, maximum=2**31 - 1),
-        Column("clicked", ("clicked",), "integer", needed=True, minimum=0, maximum=1),
+        Column("position", ("position",), "integer", needed=True, lowest=1, highest=2**31 - 1),
+        Column("clicked", ("clicked",), "integer", needed=True, lowest=0, highest=1),
         Column("visitor", ("visitor",)),
         Column("time", ("time",), "time"),
     ),

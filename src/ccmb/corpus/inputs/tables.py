@@ -183,8 +183,8 @@ def _as_kind(frame: DataFrame, column: Column) -> Expression:
         return _seconds(value).alias(column.name)
     if column.kind == "time" and dtype.is_timestamp():
         return value.cast(DataType.timestamp("s")).cast(as_type).alias(column.name)
-    whole = F.when(F.floor(value.cast(DataType.float64())) == value.cast(DataType.float64()), value).otherwise(None)
-    return (whole if column.kind == "integer" else value).cast(as_type).alias(column.name)
+    integers = F.when(F.floor(value.cast(DataType.float64())) == value.cast(DataType.float64()), value).otherwise(None)
+    return (integers if column.kind == "integer" else value).cast(as_type).alias(column.name)
 
 
 @daft.func.batch(return_dtype=DataType.int64())
@@ -195,10 +195,10 @@ def _seconds(texts: daft.Series) -> list[int | None]:
 def _is_damaged(column: Column) -> Expression:
     value = col(column.name)
     bad = F.is_null(value)
-    if column.minimum is not None:
-        bad = bad | F.fill_null(value < column.minimum, True)
-    if column.maximum is not None:
-        bad = bad | F.fill_null(value > column.maximum, True)
+    if column.lowest is not None:
+        bad = bad | F.fill_null(value < column.lowest, True)
+    if column.highest is not None:
+        bad = bad | F.fill_null(value > column.highest, True)
     return bad
 
 

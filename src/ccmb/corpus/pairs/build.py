@@ -113,7 +113,7 @@ class Build:
     def _clicks(self, log: InputTable) -> None:
         recipe, run, table, buckets = self.recipe.clicks, self.steps.run, self.table, self.buckets
 
-        def views(to: Path) -> None:
+        def write_impressions(to: Path) -> None:
             for part in log.parts(self.rows_per_bucket):
                 clicks.write_impressions(part, recipe.position.max_position, to, buckets)
 
@@ -121,14 +121,14 @@ class Build:
             for part in log.parts(self.rows_per_bucket):
                 clicks.write_pair_texts(part, table("evidence"), to, buckets)
 
-        run("views", views)
+        run("views", write_impressions)
         dropped = run("counts", lambda to: clicks.write_counts(table("views"), recipe.visitors, to, buckets))
         run("positions", lambda to: clicks.write_positions(table("counts"), to))
         examination = run("examination", lambda to: clicks.estimate_examination(table("positions"), recipe))
         run("evidence", lambda to: clicks.write_click_statistics(table("positions"), examination, recipe, to))
         run("pair_texts", pair_texts)
         run("queries", lambda to: clicks.write_queries(table("pair_texts"), table("evidence"), to))
-        seen = sum(views for _, views in counts_by(table("positions").read(), "position", "views").values())
+        seen = sum(impressions for _, impressions in counts_by(table("positions").read(), "position", "views").values())
         self.funnel.add("impressions", "impressions", {None: seen, **dropped}, table("views").rows())
         self.funnel.add("clicks", "pairs", reasons(table("evidence")))
 

@@ -35,11 +35,11 @@ def write_by_template(by_text: Table, folder: Path, buckets: int) -> None:
         write_by_hash(frame, folder, "template", buckets)
 
 
-def write_templates(by_template: Table, maximum: int, folder: Path) -> None:
-    """Write the templates that more than `maximum` different texts fill in."""
+def write_templates(by_template: Table, max_texts: int, folder: Path) -> None:
+    """Write the templates that more than `max_texts` different texts fill in."""
     for _, frame in each_bucket(by_template):
         counted = frame.groupby("template").agg(col("key").count_distinct().alias("texts"))
-        write(counted.where(col("texts") > maximum), folder)
+        write(counted.where(col("texts") > max_texts), folder)
 
 
 def write_drop_reasons(
@@ -74,12 +74,12 @@ def _all_but_first(frame: DataFrame) -> DataFrame:
     return again.select("pair", "image", daft.lit(NEAR).alias("reason"))
 
 
-def _all_but_best(frame: DataFrame, maximum: int) -> DataFrame:
-    """The rows of a text after the best `maximum` by bound; they are dropped."""
+def _all_but_best(frame: DataFrame, max_images: int) -> DataFrame:
+    """The rows of a text after the best `max_images` by bound; they are dropped."""
     counted = frame.groupby("key").agg(col("pair").count().alias("images"))
-    many = frame.join(counted.where(col("images") > maximum), on="key")
+    many = frame.join(counted.where(col("images") > max_images), on="key")
     by_bound = Window().partition_by("key").order_by("bound", "pair", desc=[True, False], nulls_first=[False, False])
-    late = many.with_column("place", F.row_number().over(by_bound)).where(col("place") > maximum)
+    late = many.with_column("place", F.row_number().over(by_bound)).where(col("place") > max_images)
     return late.select("pair", "image", daft.lit(MANY_IMAGES).alias("reason"))
 
 
@@ -92,8 +92,8 @@ def write_filtered(texts: Table, drop_reasons: Table, recipe: CorpusRecipe, fold
     columns = [*texts.read().column_names, "reason"]
     for bucket, frame in each_bucket(texts):
         frame = frame.join(drop_reasons.read(bucket).select("pair", "reason"), on="pair", how="left")
-        if (minimum := recipe.pairs.min_score) is not None:
-            low = F.is_null(col("reason")) & F.fill_null(col("score") < minimum, False)
+        if (min_score := recipe.pairs.min_score) is not None:
+            low = F.is_null(col("reason")) & F.fill_null(col("score") < min_score, False)
             frame = frame.with_column("reason", F.when(low, LOW_SCORE).otherwise(col("reason")))
         dropped = _dropped_by_image(frame.where(F.is_null(col("reason"))), recipe)
         frame = frame.join(dropped, on="pair", how="left")
@@ -128,7 +128,7 @@ def _zero(name: str) -> Expression:
 
 
 def dropped_within_image(
-    texts: Sequence[tuple[int, str, int, float]], similarity: float | None, maximum: int
+    texts: Sequence[tuple[int, str, int, float]], similarity: float | None, max_texts: int
 ) -> list[dict[str, Any]]:
     """The dropped texts of one image.
 
@@ -141,16 +141,16 @@ def dropped_within_image(
     alike = [False] * len(texts) if similarity is None else alike_within([entry[1] for entry in texts], similarity)
     left = [entry[0] for entry, is_alike in zip(texts, alike, strict=True) if not is_alike]
     near = [{"pair": entry[0], "among": NEAR} for entry, is_alike in zip(texts, alike, strict=True) if is_alike]
-    return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[maximum:]]
+    return near + [{"pair": pair, "among": MANY_TEXTS} for pair in left[max_texts:]]
 
 
-def kept_shares(pairs_of: Mapping[str | None, int], greatest: float) -> dict[str | None, float]:
+def kept_shares(pairs_of: Mapping[str | None, int], max_share: float) -> dict[str | None, float]:
     """The share of its pairs that each too frequent domain keeps.
 
-    A domain is too frequent if it has more than the share `greatest` of all pairs. Pages without a domain never are.
+    A domain is too frequent if it has more than the share `max_share` of all pairs. Pages without a domain never are.
     """
-    maximum = greatest * sum(pairs_of.values())
-    return {domain: maximum / count for domain, count in pairs_of.items() if domain is not None and count > maximum}
+    max_pairs = max_share * sum(pairs_of.values())
+    return {domain: max_pairs / count for domain, count in pairs_of.items() if domain is not None and count > max_pairs}
 
 
 def count_domains(filtered: Table) -> dict[str | None, int]:

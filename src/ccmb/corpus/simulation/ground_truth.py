@@ -27,17 +27,17 @@ class FilterRecall:
     """How many items of a kind the ground truth has, and how many of them the build removed.
 
     Attributes:
-        planted: items of the ground truth that were downloaded.
+        total: items of the ground truth that were downloaded.
         removed: how many of them the build removed; for good pairs, how many it lost.
     """
 
     kind: str
-    planted: int
+    total: int
     removed: int
 
     @property
     def share(self) -> float:
-        return self.removed / self.planted if self.planted else float("nan")
+        return self.removed / self.total if self.total else float("nan")
 
     @property
     def target(self) -> float:
@@ -134,8 +134,8 @@ class _Texts:
         groups: dict[tuple[int, int], list[str]] = defaultdict(list)
         for row in self.truth:
             texts = groups[row["picture"], row["origin"]]
-            wanted = row["field"] != "query" and row["kind"] in ("good", kind)
-            if wanted and (kind == "exact_duplicate" or row["text"] not in texts):
+            counts = row["field"] != "query" and row["kind"] in ("good", kind)
+            if counts and (kind == "exact_duplicate" or row["text"] not in texts):
                 texts.append(row["text"])
         return {key: texts for key, texts in groups.items() if len(texts) > 1}
 

@@ -55,7 +55,7 @@ def _write_impressions(folder: Path, web: Web, settings: SimulatedWeb) -> dict[s
     # Whether a pair is true has no influence on how often and how high it is shown.
     attraction = np.where(true, rng.beta(6, 9, len(true)), rng.beta(1, 40, len(true)))
     popularity = rng.lognormal(0, 0.4, len(true))
-    places = np.minimum(rng.geometric(0.18, len(true)), settings.positions)
+    usual_positions = np.minimum(rng.geometric(0.18, len(true)), settings.positions)
     examination = np.arange(1, settings.positions + 1, dtype=float) ** -settings.examination
     people = max(1, settings.impressions // settings.visits)
     files = -(-settings.impressions // ROWS_PER_FILE)
@@ -66,7 +66,7 @@ def _write_impressions(folder: Path, web: Web, settings: SimulatedWeb) -> dict[s
         again = rng.random(count) < settings.repeated
         again[0] = False
         pair[again], visitor[again] = pair[np.flatnonzero(again) - 1], visitor[np.flatnonzero(again) - 1]
-        position = np.clip(places[pair] + rng.integers(-3, 4, count), 1, settings.positions)
+        position = np.clip(usual_positions[pair] + rng.integers(-3, 4, count), 1, settings.positions)
         clicked = rng.random(count) < examination[position - 1] * attraction[pair]
         rows = Impressions(pair, position, clicked, visitor, rng.integers(0, settings.days * DAY, count))
         if file_index == files - 1:

@@ -132,8 +132,8 @@ def _add_repost(web: Web, original: int, first_text: int, settings: SimulatedWeb
 def repost_url(url: str) -> str:
     """The second link of an image. Its name says whether it is the same file (a mirror) or another size (a repost)."""
     name = url.rpartition("/")[2]
-    mirror = hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2
-    return url.removesuffix(".jpg") + ("-mirror.jpg" if mirror else "-repost.jpg")
+    is_mirror = hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2
+    return url.removesuffix(".jpg") + ("-mirror.jpg" if is_mirror else "-repost.jpg")
 
 
 def _add_changed_page(web: Web, image: int, title: int, content: int, rng: random.Random) -> None:

@@ -16,23 +16,23 @@ _RUN = re.compile(r"[^\W_]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-def characters(text: str, minimum: int, maximum: int) -> str | None:
+def characters(text: str, min_count: int, max_count: int) -> str | None:
     """Filter by the length in characters, with blanks and punctuation."""
-    return "too few characters" if len(text) < minimum else "too many characters" if len(text) > maximum else None
+    return "too few characters" if len(text) < min_count else "too many characters" if len(text) > max_count else None
 
 
-def words(text: str, minimum: int, maximum: int) -> str | None:
+def words(text: str, min_count: int, max_count: int) -> str | None:
     """Filter by the length in words. Each Han character is a word; so is each run of other letters and digits, as BERT
     splits them."""
     count = _length(_HAN_RUN, text) + len(_RUN.findall(_HAN_RUN.sub(" ", text)))
-    return "too few words" if count < minimum else "too many words" if count > maximum else None
+    return "too few words" if count < min_count else "too many words" if count > max_count else None
 
 
-def han_share(text: str, minimum: float) -> str | None:
+def han_share(text: str, min_share: float) -> str | None:
     """Filter by the share of Han among words, as `words` counts them; numbers belong to no language."""
     han = _length(_HAN_RUN, text)
     others = len(_LETTERS.findall(_HAN_RUN.sub(" ", text)))
-    return "not Chinese" if not han or han < minimum * (han + others) else None
+    return "not Chinese" if not han or han < min_share * (han + others) else None
 
 
 def _length(runs: re.Pattern[str], text: str) -> int:

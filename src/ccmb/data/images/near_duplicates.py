@@ -38,18 +38,18 @@ def duplicate_groups(fingerprints: ImageFingerprints, distance: int = DISTANCE, 
     A group holds everything that is reached through near duplicates of near duplicates.
     """
     first, which = _unique(fingerprints)
-    leader = np.arange(len(first))
+    root = np.arange(len(first))
     held: list[tuple[Indices, Indices]] = []
     for pair in near_pairs(select_fingerprints(fingerprints, first), None, distance, colour):
         held.append(pair)
         if sum(len(indices) for indices, _ in held) > _PAIRS_AT_ONCE:
-            _join(leader, *map(np.concatenate, zip(*held, strict=True)))
+            _join(root, *map(np.concatenate, zip(*held, strict=True)))
             held.clear()
     if held:
-        _join(leader, *map(np.concatenate, zip(*held, strict=True)))
-    minimum = np.full(len(first), len(fingerprints))
-    np.minimum.at(minimum, leader, first)
-    return minimum[leader][which]
+        _join(root, *map(np.concatenate, zip(*held, strict=True)))
+    first_of_group = np.full(len(first), len(fingerprints))
+    np.minimum.at(first_of_group, root, first)
+    return first_of_group[root][which]
 
 
 def representatives(groups: Indices, areas: Sequence[int] | Indices, keys: Sequence[str]) -> NDArray[np.bool_]:
@@ -124,17 +124,17 @@ class _Table:
 
     def look_up(self, values: NDArray[np.int32]) -> Iterator[tuple[Indices, Indices]]:
         """Blocks of pairs of equal values: the position in `values`, and the index in the table."""
-        asked = np.flatnonzero(self.occupied[values])
-        begin = self.starts[values[asked]]
-        count = self.starts[values[asked] + 1] - begin
+        matched = np.flatnonzero(self.occupied[values])
+        begin = self.starts[values[matched]]
+        count = self.starts[values[matched] + 1] - begin
         ends = np.cumsum(count, dtype=np.int64)
         cut = 0
-        while cut < len(asked):  # a bucket is one block at least, however large it is
+        while cut < len(matched):  # a bucket is one block at least, however large it is
             done = ends[cut - 1] if cut else 0
             stop = max(cut + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, "right")))
             repeated = np.repeat(np.arange(cut, stop), count[cut:stop])
             within = np.arange(len(repeated)) - (np.repeat(ends[cut:stop] - count[cut:stop], count[cut:stop]) - done)
-            yield asked[repeated], self.order[begin[repeated] + within]
+            yield matched[repeated], self.order[begin[repeated] + within]
             cut = stop
 
 
@@ -149,8 +149,8 @@ def _best_bands(ones: int, others: int, distance: int) -> int:
     return min(range(3, _BITS // 2), key=cost)
 
 
-def _flips(bits: int, maximum: int) -> Iterator[int]:
-    for count in range(maximum + 1):
+def _flips(bits: int, max_flips: int) -> Iterator[int]:
+    for count in range(max_flips + 1):
         for positions in itertools.combinations(range(bits), count):
             yield sum(1 << position for position in positions)
 
@@ -175,14 +175,14 @@ def _unique(fingerprints: ImageFingerprints) -> tuple[Indices, Indices]:
     return first, which
 
 
-def _join(leader: Indices, ones: Indices, others: Indices) -> None:
-    """Union-find on arrays: both sides of a pair take the smaller of their two leaders, until nothing changes."""
+def _join(root: Indices, ones: Indices, others: Indices) -> None:
+    """Union-find on arrays: both sides of a pair take the smaller of their two roots, until nothing changes."""
     while True:
-        one, other = leader[ones], leader[others]
+        one, other = root[ones], root[others]
         apart = one != other
         if not apart.any():
             return
         ones, others, one, other = ones[apart], others[apart], one[apart], other[apart]
-        np.minimum.at(leader, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(above := leader[leader], leader):
-            leader[:] = above
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(above := root[root], root):
+            root[:] = above

@@ -260,18 +260,18 @@ def load_image(path: str | Path) -> Image.Image:
         raise UnreadableImageError(str(error).replace(f"{path.parent}/{path.name}", str(path), 1)) from None
 
 
-def image_of(given: str | Path | bytes | Image.Image) -> Image.Image:
+def image_of(image: str | Path | bytes | Image.Image) -> Image.Image:
     """An image given as a path, as the bytes of a file or as a PIL object; all three give the same RGB.
 
     Raises:
         UnreadableImageError: it is missing or cannot be used; the message says why.
     """
-    if isinstance(given, str | Path):
-        return load_image(given)
+    if isinstance(image, str | Path):
+        return load_image(image)
     try:
-        return decode(given) if isinstance(given, bytes) else rgb_of(given)
+        return decode(image) if isinstance(image, bytes) else rgb_of(image)
     except Exception as error:  # decoders raise nearly anything on damaged data
-        what = "the bytes of an image" if isinstance(given, bytes) else f"a PIL object of mode {given.mode}"
+        what = "the bytes of an image" if isinstance(image, bytes) else f"a PIL object of mode {image.mode}"
         raise UnreadableImageError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 

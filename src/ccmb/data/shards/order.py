@@ -1,14 +1,14 @@
 """The order in which shards are streamed: a function of the seed and the step alone, made of whole numbers.
 
-Each epoch puts the shards into a new order and cuts the sequence of their samples into `lanes` parts of equal length. A
-lane reads its part from front to end into a buffer, from which its samples are drawn at random; each batch takes
-equally many samples from every lane. So the order depends on seed, batch, lanes and buffer, but not on how many
-processes read. Of W ranks, rank r reads the lanes of the r-th of W equal parts, and the batch of a step is that of rank
-0, then that of rank 1, and so on.
+Each epoch puts the shards into a new order and cuts the sequence of their samples into `streams` parts of equal length.
+A stream reads its part from front to end into a buffer, from which its samples are drawn at random; each batch takes
+equally many samples from every stream. So the order depends on seed, batch, streams and buffer, but not on how many
+processes read. Of W ranks, rank r reads the streams of the r-th of W equal parts, and the batch of a step is that of
+rank 0, then that of rank 1, and so on.
 
 A stream that begins in the middle of an epoch repeats that epoch's draws, which are only numbers (0.4 s for a million),
 and reads only the samples still to come. The oldest sample in a full buffer of n was read about n ln n samples ago, so
-a lane also passes over the headers of that many samples (0.07 s for a thousand), wherever in the epoch it begins.
+a stream also passes over the headers of that many samples (0.07 s for a thousand), wherever in the epoch it begins.
 """
 
 from __future__ import annotations
@@ -47,32 +47,32 @@ class StreamOrder:
 
     Attributes:
         sizes: samples of each shard.
-        batch: of all ranks together; a multiple of `lanes`.
-        buffer: samples that each lane holds to draw from.
+        batch: of all ranks together; a multiple of `streams`.
+        buffer: samples that each stream holds to draw from.
         per_epoch: use only so many samples in each epoch.
     """
 
     sizes: tuple[int, ...]
     batch: int
-    lanes: int
+    streams: int
     buffer: int
     seed: int
     per_epoch: int | None = None
 
     @property
     def share(self) -> int:
-        """Samples of one lane in a batch."""
-        return self.batch // self.lanes
+        """Samples of one stream in a batch."""
+        return self.batch // self.streams
 
     @cached_property
     def steps_per_epoch(self) -> int:
         total = sum(self.sizes)
         return min(total, self.per_epoch or total) // self.batch
 
-    def runs(self, epoch: int, lane: int) -> list[SampleRange]:
-        """What a lane reads in an epoch, in order."""
+    def runs(self, epoch: int, stream: int) -> list[SampleRange]:
+        """What a stream reads in an epoch, in order."""
         length = self.steps_per_epoch * self.share
-        begin, ranges, at = lane * length, [], 0
+        begin, ranges, at = stream * length, [], 0
         for sample_range in self._row(epoch):
             count = sample_range.stop - sample_range.first
             low, high = max(begin, at), min(begin + length, at + count)
@@ -83,9 +83,9 @@ class StreamOrder:
             at += count
         return ranges
 
-    def draws(self, epoch: int, lane: int) -> Draws:
-        """The order in which a lane gives its samples away."""
-        rng = random.Random(f"{self.seed}/draws/{epoch}/{lane}")
+    def draws(self, epoch: int, stream: int) -> Draws:
+        """The order in which a stream gives its samples away."""
+        rng = random.Random(f"{self.seed}/draws/{epoch}/{stream}")
         return Draws(self.steps_per_epoch * self.share, self.buffer, rng)
 
     def _row(self, epoch: int) -> Iterator[SampleRange]:
@@ -133,7 +133,7 @@ class Draws:
 
 
 class Positions:
-    """The samples of a lane, numbered from 0 in the order of its ranges, and where each of them lies."""
+    """The samples of a stream, numbered from 0 in the order of its ranges, and where each of them lies."""
 
     def __init__(self, runs: Sequence[SampleRange]) -> None:
         self.runs = runs
@@ -142,38 +142,40 @@ class Positions:
     def run_of(self, position: int) -> int:
         return bisect_right(self.starts, position) - 1
 
-    def place(self, position: int) -> SamplePosition:
+    def locate(self, position: int) -> SamplePosition:
         range_index = self.run_of(position)
         sample_range = self.runs[range_index]
         return SamplePosition(sample_range.shard, sample_range.first + position - self.starts[range_index])
 
 
-def share_of(lanes: Sequence[int], part: int, parts: int) -> Sequence[int]:
-    """The lanes of process `part` of `parts`: in order, and divided as evenly as possible."""
-    return lanes[len(lanes) * part // parts : len(lanes) * (part + 1) // parts]
+def share_of(streams: Sequence[int], part: int, parts: int) -> Sequence[int]:
+    """The streams of process `part` of `parts`: in order, and divided as evenly as possible."""
+    return streams[len(streams) * part // parts : len(streams) * (part + 1) // parts]
 
 
-def check_lanes(order: StreamOrder, world: int, workers: int) -> None:
-    """Check that `world` ranks with so many workers each can share the lanes.
+def check_streams(order: StreamOrder, world: int, workers: int) -> None:
+    """Check that `world` ranks with so many workers each can share the streams.
 
     Raises:
-        UsageError: there are too few shards or lanes, or they do not divide evenly; the message has the arithmetic.
+        UsageError: there are too few shards or streams, or they do not divide evenly; the message has the arithmetic.
     """
     shards, readers = len(order.sizes), world * max(1, workers)
     reading = f"{world} ranks x {max(1, workers)} workers = {readers} processes that read"
-    lanes = f"data.streams={order.lanes}"
+    streams = f"data.streams={order.streams}"
     if shards < readers:
         raise UsageError(f"{shards} shards < {reading}; lower data.num_workers, or write the data into more shards")
-    if order.lanes < readers:
-        raise UsageError(f"{lanes} < {reading}; set data.streams to a multiple of {readers}, or lower data.num_workers")
-    if shards < order.lanes:
-        fitting = max(n for n in range(1, shards + 1) if order.batch % n == 0)
-        raise UsageError(f"{shards} shards < {lanes}; set data.streams={fitting}, or write the data into more shards")
-    if order.lanes % world:
-        raise UsageError(f"{lanes} / {world} ranks is not whole; set data.streams to a multiple of {world}")
-    if order.batch % order.lanes:
+    if order.streams < readers:
         raise UsageError(
-            f"training.batch_size={order.batch} / {lanes} is not whole; set data.streams to a divisor of the batch"
+            f"{streams} < {reading}; set data.streams to a multiple of {readers}, or lower data.num_workers"
+        )
+    if shards < order.streams:
+        fitting = max(n for n in range(1, shards + 1) if order.batch % n == 0)
+        raise UsageError(f"{shards} shards < {streams}; set data.streams={fitting}, or write the data into more shards")
+    if order.streams % world:
+        raise UsageError(f"{streams} / {world} ranks is not whole; set data.streams to a multiple of {world}")
+    if order.batch % order.streams:
+        raise UsageError(
+            f"training.batch_size={order.batch} / {streams} is not whole; set data.streams to a divisor of the batch"
         )
     if not order.steps_per_epoch:
         total = min(sum(order.sizes), order.per_epoch or sum(order.sizes))

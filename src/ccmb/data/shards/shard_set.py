@@ -86,7 +86,7 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
     shards = find_shards(sources)
     if remote := next((shard.url for shard in shards if is_remote(shard.url)), None):
         raise CcmbError(f"{remote}: images are drawn in any order here; copy the shards to this machine first")
-    samples, extents, faults = list[Sample](), dict[str, Extent](), list[str]()
+    samples, extents, problems = list[Sample](), dict[str, Extent](), list[str]()
     with progress("read texts", len(shards), "shards") as advance:
         for shard in shards:
             plain = plain_tar(Path(shard.url))
@@ -99,8 +99,8 @@ def open_shard_set(sources: Sequence[str], fields: Sequence[str] | None) -> tupl
                         raise CcmbError(f"{raw.url}/{raw.key}: another sample has the name {sample.image}")
                     samples.append(sample)
                 except CcmbError as error:
-                    faults.append(str(error))
+                    problems.append(str(error))
             advance(1)
     if not samples:
-        raise CcmbError(faults[0] if faults else f"{shards[0].url}: no samples")
-    return merge_by_image(samples), ShardImages(Path(sources[0]), extents), faults
+        raise CcmbError(problems[0] if problems else f"{shards[0].url}: no samples")
+    return merge_by_image(samples), ShardImages(Path(sources[0]), extents), problems

@@ -51,24 +51,26 @@ class ShardStream:
     world: int = 1
 
     @property
-    def lanes(self) -> Sequence[int]:
-        """The lanes that this rank reads."""
-        return share_of(range(self.order.lanes), self.rank, self.world)
+    def streams(self) -> Sequence[int]:
+        """The streams that this rank reads."""
+        return share_of(range(self.order.streams), self.rank, self.world)
 
-    def places(self, lane: int, start: int, stop: int) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
-        """A lane's samples for steps start .. stop - 1: epoch, position, and the sample or why it is lost."""
+    def located_samples(
+        self, stream: int, start: int, stop: int
+    ) -> Iterator[tuple[int, SamplePosition, RawSample | str]]:
+        """A stream's samples for steps start .. stop - 1: epoch, position, and the sample or why it is lost."""
         steps, share = self.order.steps_per_epoch, self.order.share
         for epoch in range(start // steps, -(-stop // steps)):
             first, last = max(start - epoch * steps, 0) * share, min(stop - epoch * steps, steps) * share
-            draws = self.order.draws(epoch, lane)
+            draws = self.order.draws(epoch, stream)
             draws.skip(first)
-            positions = Positions(self.order.runs(epoch, lane))
+            positions = Positions(self.order.runs(epoch, stream))
             reading, held = self._read(positions, draws.to_come()), {}
             for position in itertools.islice(draws, last - first):
                 while position not in held:
                     at, raw = next(reading)
                     held[at] = raw
-                yield epoch, positions.place(position), held.pop(position)
+                yield epoch, positions.locate(position), held.pop(position)
 
     def item(
         self, epoch: int, location: SamplePosition, raw: RawSample | str, size: int, field: int | None = None
@@ -106,7 +108,7 @@ class ShardStream:
             raise CcmbError(reasons[0] if reasons else f"{self.shards[0].url}: no samples")
 
     def _read(self, positions: Positions, wanted: Iterator[int]) -> Iterator[tuple[int, RawSample | str]]:
-        """The samples at the wanted positions of a lane, from front to end; shards without any are not opened."""
+        """The samples at the wanted positions of a stream, from front to end; shards without any are not opened."""
         for range_index, group in itertools.groupby(wanted, key=positions.run_of):
             sample_range, start = positions.runs[range_index], positions.starts[range_index]
             indices = (sample_range.first + position - start for position in group)
@@ -126,7 +128,7 @@ def stream_batches(
 ) -> Iterator[Any]:
     """The collated batches of steps start .. stop - 1 of this rank.
 
-    `workers` processes read ahead, each from its own lanes, without changing the order.
+    `workers` processes read ahead, each from its own streams, without changing the order.
 
     Args:
         merge: makes one batch of the collated parts of several workers, in order.
@@ -136,7 +138,7 @@ def stream_batches(
         CcmbError: a worker was killed.
     """
     loader = DataLoader(
-        _Lanes(stream, size, start, stop, field_of),
+        _StreamItems(stream, size, start, stop, field_of),
         batch_size=None,
         collate_fn=collate,
         num_workers=workers,
@@ -150,8 +152,8 @@ def stream_batches(
         yield merge(group)
 
 
-class _Lanes(IterableDataset[list[Item]]):
-    """The items of each step from the lanes of this worker."""
+class _StreamItems(IterableDataset[list[Item]]):
+    """The items of each step from the streams of this worker."""
 
     def __init__(
         self, stream: ShardStream, size: int, start: int, stop: int, field_of: Callable[[int], int] | None
@@ -160,15 +162,15 @@ class _Lanes(IterableDataset[list[Item]]):
 
     def __iter__(self) -> Iterator[list[Item]]:
         worker = get_worker_info()
-        lanes = share_of(self.stream.lanes, worker.id, worker.num_workers) if worker else self.stream.lanes
-        reading = [self.stream.places(lane, self.start, self.stop) for lane in lanes]
+        streams = share_of(self.stream.streams, worker.id, worker.num_workers) if worker else self.stream.streams
+        reading = [self.stream.located_samples(stream, self.start, self.stop) for stream in streams]
         share = self.stream.order.share
         for step in range(self.start, self.stop):
             field = self.field_of(step) if self.field_of else None
             yield [
                 self.stream.item(*located, self.size, field)
-                for lane in reading
-                for located in itertools.islice(lane, share)
+                for samples in reading
+                for located in itertools.islice(samples, share)
             ]
 
 

@@ -22,8 +22,10 @@ def read_aic(card: Card, folder: Path, split: str, images: Path | None) -> Datas
     problems = Problems()
     words = split_words(split)
     path = find_file(folder, [f"caption_{word}_annotations_*.json" for word in words])
-    places = sorted(folder_path.name for word in words for folder_path in path.parent.glob(f"caption_{word}_images_*"))
-    image_source = open_images(path.parent if places else folder, images, places)
+    folders = sorted(
+        path_of_images.name for word in words for path_of_images in path.parent.glob(f"caption_{word}_images_*")
+    )
+    image_source = open_images(path.parent if folders else folder, images, folders)
     queries = present_queries(_captions(path, problems), image_source, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(

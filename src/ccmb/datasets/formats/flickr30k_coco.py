@@ -30,11 +30,11 @@ def read_captions(card: Card, folder: Path, split: str, images: Path | None) -> 
     """
     problems = Problems()
     if card.name == "flickr30k-cna":
-        files, wanted = [find_file(folder, _names_of_cna(split))], None
+        files, listed = [find_file(folder, _names_of_cna(split))], None
     else:
-        files, wanted = _files(folder, split, problems)
+        files, listed = _files(folder, split, problems)
     image_source = open_images(folder, images, ("flickr30k-images", "flickr30k_images"))
-    read = (query for path in files for query in _captions(path, problems) if _is_wanted(query, wanted))
+    read = (query for path in files for query in _captions(path, problems) if _is_listed(query, listed))
     queries = present_queries(read, image_source, problems)
     samples = samples_of_queries(queries, split)
     return Dataset(
@@ -102,8 +102,8 @@ def _read_captions(path: Path, problems: Problems) -> Iterator[DatasetQuery]:
             yield DatasetQuery(key.strip(), read, (match["image"],), where)
 
 
-def _is_wanted(query: DatasetQuery, wanted: set[str] | None) -> bool:
-    return wanted is None or _stem(query.images[0]) in wanted
+def _is_listed(query: DatasetQuery, listed: set[str] | None) -> bool:
+    return listed is None or _stem(query.images[0]) in listed
 
 
 def _stem(name: str) -> str:

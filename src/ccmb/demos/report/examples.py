@@ -1,6 +1,6 @@
-"""Which searches and minimal pairs the report shows, and what both stages made of them, as plain values.
+"""The example searches and minimal pairs of the report, with the results of both stages, as plain values.
 
-Half are drawn from those that ranking fixed and half from all, by seed; where ranking made it worse is shown too.
+Half of the examples are sampled from those that ranking fixed, half from all; a few that ranking made worse are added.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def gather_examples(evaluation: Evaluation, model: R2D2Model, depth: int, seed: 
     """Example searches by text and example minimal pairs of one evaluation, ready for JSON.
 
     Args:
-        depth: candidates of the first stage that the second one ranks, as in the evaluation.
-        seed: the draw of the examples; the same seed shows the same ones.
+        depth: number of candidates that the second stage ranks, as in the evaluation.
+        seed: the same seed samples the same examples.
     """
     return {
         "seed": seed,
@@ -34,9 +34,9 @@ def gather_examples(evaluation: Evaluation, model: R2D2Model, depth: int, seed: 
 
 
 def choose(right_before: Sequence[bool], right_after: Sequence[bool], count: int, worse: int, seed: int) -> Chosen:
-    """(why, index) of what to show: `count` of "mended" and "random" together, and up to `worse` of "worsened".
+    """Sample examples as (reason, index): `count` that are "mended" or "random", and up to `worse` that are "worsened".
 
-    Half of `count` come from what was wrong before and right after, as far as there are so many; the others from all.
+    Up to half of `count` are sampled from those that were wrong before and are right after; the others from all.
     """
     rng = random.Random(seed)
     pairs = list(enumerate(zip(right_before, right_after, strict=True)))
@@ -79,7 +79,7 @@ def _searches(evaluation: Evaluation, model: R2D2Model, depth: int, seed: int, c
 
 
 def _best_images(evaluation: Evaluation, model: R2D2Model, text: int, depth: int) -> dict[str, list[int]]:
-    """The first images that each stage finds for one text."""
+    """The indices of the best images of a text, by stage."""
     gallery = evaluation.gallery
     cosine_G = gallery.images.embed @ gallery.texts.embed[text]
     top = cosine_G.topk(min(depth, len(cosine_G)))
@@ -97,7 +97,7 @@ def _minimal_pairs(evaluation: Evaluation, seed: int, count: int = 6, worse: int
     if scores is None:
         return []
     stages = scores.stages
-    right = {stage: (of[:, 0] > of[:, 1]).tolist() for stage, of in stages.items()}
+    right = {stage: (values[:, 0] > values[:, 1]).tolist() for stage, values in stages.items()}
     return [
         {
             "why": why,
@@ -105,7 +105,7 @@ def _minimal_pairs(evaluation: Evaluation, seed: int, count: int = 6, worse: int
             "text": pair.text,
             "false_text": pair.false_text,
             "swap": pair.swap,
-            "scores": {stage: [round(float(score), 4) for score in of[index]] for stage, of in stages.items()},
+            "scores": {stage: [round(float(score), 4) for score in values[index]] for stage, values in stages.items()},
             "right": {stage: right[stage][index] for stage in stages},
         }
         for why, index in choose(right["pre_ranking"], right.get("ranking", right["pre_ranking"]), count, worse, seed)

@@ -1,4 +1,4 @@
-"""The report's parts with images: example searches, minimal pairs, and the corpus that was drawn."""
+"""The report's sections with images: example searches, minimal pairs, and the synthetic corpus."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def _pair(pair: Mapping[str, Any], uris: Uris) -> str:
         if stage in pair["scores"]:
             right = pair["right"][stage]
             cells = "".join(f"<td>{score:.3f}</td>" for score in pair["scores"][stage])
-            verdict = both("✓ 对", "✓ right") if right else both("✗ 错", "✗ wrong")
+            correctness = both("✓ 对", "✓ right") if right else both("✗ 错", "✗ wrong")
             kind = "good" if right else "bad"
-            rows += f'<tr><th scope="row">{both(*label)}</th>{cells}<td class="{kind}">{verdict}</td></tr>'
+            rows += f'<tr><th scope="row">{both(*label)}</th>{cells}<td class="{kind}">{correctness}</td></tr>'
     return (
         f'<article class="card">{_image(pair["picture"], uris, pair["text"])}'
         f'<div>{why} <span class="muted">{_swap(pair["swap"])}</span><dl>{texts}</dl>'

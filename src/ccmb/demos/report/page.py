@@ -178,9 +178,9 @@ def _gain(retrieval: Mapping[str, Any], direction: str, stage: str) -> str:
 
 
 def _seconds_section(seconds: Mapping[str, float]) -> str:
-    whole = max(seconds.get("total", 0.0), 1e-9)
+    total = max(seconds.get("total", 0.0), 1e-9)
     rows = [
-        (both(*label), both(*duration(seconds[part])), f"{100 * seconds[part] / whole:.0f} %")
+        (both(*label), both(*duration(seconds[part])), f"{100 * seconds[part] / total:.0f} %")
         for part, label in PARTS.items()
         if part in seconds
     ]

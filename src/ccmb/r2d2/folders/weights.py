@@ -68,7 +68,7 @@ def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any
     """
     file, fix = weights_path(folder), "take the config.json that belongs to the weights"
     if missing := sorted(info["missing_keys"]):
-        raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_said(missing[0], config)}; {fix}")
+        raise CcmbError(f"{file}: lacks {missing[0]}{and_more(missing)}{_config_value(missing[0], config)}; {fix}")
     if mismatched := sorted(tuple(mismatch) for mismatch in info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise CcmbError(
@@ -77,7 +77,7 @@ def check_loaded(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any
     if unexpected := sorted(name for name in info["unexpected_keys"] if not NO_MATTER.match(name)):
         raise CcmbError(
             f"{file}: holds {unexpected[0]}{and_more(unexpected)}, for which config.json has no place"
-            f"{_said(unexpected[0], config)}; {fix}"
+            f"{_config_value(unexpected[0], config)}; {fix}"
         )
 
 
@@ -101,7 +101,7 @@ def and_more(names: Collection[object]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _said(name: str, config: Mapping[str, Any]) -> str:
+def _config_value(name: str, config: Mapping[str, Any]) -> str:
     """The value in config.json that decides about a tensor's part, for a message."""
     key = next((key for prefix, key in LAYER_KEYS.items() if name.startswith(prefix)), None)
     if key == "cross_layers" and config.get("cross_layers") and not config.get("match_heads"):

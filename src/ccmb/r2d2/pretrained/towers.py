@@ -199,9 +199,11 @@ def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: 
 def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path) -> R2D2Processor:
     """The processor of both sources, tried out with the network."""
     config = model.config
-    maximum = max_tokens(config.text_config)
-    if maximum is not None and config.max_text_tokens > maximum:
-        raise UsageError(f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {maximum} tokens")
+    position_count = max_tokens(config.text_config)
+    if position_count is not None and config.max_text_tokens > position_count:
+        raise UsageError(
+            f"max_text_tokens is {config.max_text_tokens}, but {text} has positions for {position_count} tokens"
+        )
     mean, std = statistics or FAMILIES.get(config.vision_config.model_type, IMAGENET)
     tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
     processor = R2D2Processor(

@@ -138,9 +138,9 @@ def _looked_at(tower: PreTrainedModel, side: int) -> Any:
 
 def _tokens_beside_a_grid(tokens: int, of_larger: int) -> int:
     """How many tokens are none of a square grid, by the counts of two sizes of image."""
-    for beside in range(tokens):
-        if all(_is_square(count - beside) for count in (tokens, of_larger)):
-            return beside
+    for extra in range(tokens):
+        if all(_is_square(count - extra) for count in (tokens, of_larger)):
+            return extra
     return 0
 
 

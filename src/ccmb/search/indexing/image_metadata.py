@@ -48,11 +48,11 @@ def examine(entry: Entry, data: bytes, changed: int | None = None) -> ExaminedIm
     """
     image = decode(data)
     shape, colours = image_fingerprint(image)
-    whole = replace(
+    completed = replace(
         entry, digest=digest_of(data), looks=f"{shape:016x}{colours.hex()}",
         date=_date_taken(data) or changed, width=image.width, height=image.height, bytes=len(data),
     )  # fmt: skip
-    return ExaminedImage(whole, image, thumbnail(image))
+    return ExaminedImage(completed, image, thumbnail(image))
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -76,28 +76,28 @@ def fingerprints_of(texts: Sequence[str]) -> ImageFingerprints:
     return join_fingerprints((int(text[:16], 16), bytes.fromhex(text[16:])) for text in texts)
 
 
-def near_duplicate_groups(texts: Sequence[str], maximum: int) -> Iterator[tuple[int, int]]:
+def near_duplicate_groups(texts: Sequence[str], max_groups: int) -> Iterator[tuple[int, int]]:
     """Pairs of an index and the index of its group's first image, in order, by entries' `looks`.
 
     An image joins the first earlier group whose first image it is a near duplicate of; if there is none, it begins
-    a group. Stops when there are `maximum` groups.
+    a group. Stops when there are `max_groups` groups.
     """
     fingerprints = fingerprints_of(texts)
-    leader_indices: list[int] = []
+    representative_indices: list[int] = []
     for index in range(len(fingerprints)):
-        fingerprint, leaders = (
-            select_fingerprints(fingerprints, np.array([index])),
-            select_fingerprints(fingerprints, np.array(leader_indices, dtype=np.int64)),
+        fingerprint = select_fingerprints(fingerprints, np.array([index]))
+        representatives = select_fingerprints(fingerprints, np.array(representative_indices, dtype=np.int64))
+        shapes = np.bitwise_count(representatives.shapes ^ fingerprint.shapes) <= DISTANCE
+        colours = (
+            np.abs(representatives.colours.astype(np.int16) - fingerprint.colours).max(axis=1, initial=0) <= COLOUR
         )
-        shapes = np.bitwise_count(leaders.shapes ^ fingerprint.shapes) <= DISTANCE
-        colours = np.abs(leaders.colours.astype(np.int16) - fingerprint.colours).max(axis=1, initial=0) <= COLOUR
         near = np.flatnonzero(shapes & colours)
         if len(near):
-            yield index, leader_indices[near[0]]
-        elif len(leader_indices) == maximum:
+            yield index, representative_indices[near[0]]
+        elif len(representative_indices) == max_groups:
             return
         else:
-            leader_indices.append(index)
+            representative_indices.append(index)
             yield index, index
 
 

@@ -37,7 +37,7 @@ class ListedSource:
         source: as in `Entry.source`.
         images: the source, open.
         names: of the images.
-        whole: whether the source itself was named, so that these are all its images.
+        complete: whether the source itself was named, so that these are all its images.
         unreadable: see `Listing`.
         dropped: names that are passed over although they were listed.
     """
@@ -45,7 +45,7 @@ class ListedSource:
     source: str
     images: ImageSource
     names: list[str]
-    whole: bool = False
+    complete: bool = False
     unreadable: list[str] = field(default_factory=list)
     dropped: set[str] = field(default_factory=set)
 
@@ -166,11 +166,11 @@ def _add(listed: dict[str, ListedSource], seen: set[tuple[str, str]], path: Path
     if not listing.names and os.path.isdir(path):
         refuse_other_forms(path)
     listed_source = listed.setdefault(source, ListedSource(source, images, []))
-    if not listed_source.whole:
+    if not listed_source.complete:
         passed_over.update(listing.passed_over)
         listed_source.names.extend(name for name in listing.names if (source, name) not in seen)
         seen.update((source, name) for name in listing.names)
-        listed[source] = replace(listed_source, whole=True, unreadable=listing.unreadable)
+        listed[source] = replace(listed_source, complete=True, unreadable=listing.unreadable)
 
 
 def _braces(text: str) -> list[str]:
@@ -190,14 +190,14 @@ def _expand(text: str, passed_over: PassedOver) -> list[str]:
         raise CcmbError(f"{text}: nothing is called so")
     paths = [path for path in paths if not _is_passed_over(path, fixed_part(text), passed_over)]
     # Not meant are files beside the images, such as texts, and folders whose images "**" finds anyway.
-    meant = [
+    of_images = [
         path
         for path in paths
         if (os.path.isdir(path) and "**" not in text)
         or path.lower().endswith((*PARQUET, ".tar"))
         or is_image_file(Path(path))
     ]
-    return meant or paths
+    return of_images or paths
 
 
 def _is_passed_over(path: str, start: str, passed_over: PassedOver) -> bool:

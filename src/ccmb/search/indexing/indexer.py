@@ -106,10 +106,10 @@ def build_index(
 def _find_sources(
     images: Sequence[str | Path], out: Path, passed_over: PassedOver, away: dict[str, str]
 ) -> tuple[list[ListedSource], list[str]]:
-    """See `find_sources`; of no images those that the index was made from.
+    """See `find_sources`; without named images, the sources of the index.
 
     Raises:
-        UsageError: it was made from none; or its own folder is among them.
+        UsageError: the index has no sources, or its own folder is among them.
     """
     known = IndexRecord.read(out).sources if not images or (out / RECORD).is_file() else []
     if not images:
@@ -122,7 +122,7 @@ def _find_sources(
 
 
 def _downloaded(out: Path, url_of: Mapping[str, str], record: IndexRecord) -> ListedSource:
-    """What was fetched as one more source, whose images have a field for their URL."""
+    """The fetched images as one more source; they have a field for their URL."""
     record.learn_fields({"url": ""}, str(out))
     return ListedSource(DOWNLOADS, FolderImages(out / DOWNLOADS), sorted(url_of))
 
@@ -141,18 +141,18 @@ def _refuse_itself(listed: Sequence[ListedSource], out: Path) -> None:
 
 
 def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOver) -> list[str]:
-    wanted = []
+    kept = []
     for url in urls:
         if excludes.match(url.partition("://")[2].partition("?")[0]):
             passed_over.add(url, EXCLUDED)
         else:
-            wanted.append(url)
-    return wanted
+            kept.append(url)
+    return kept
 
 
 @dataclass(slots=True)
 class _Ready:
-    """An image that was read, or the line that says why not; without pixels if its file has not changed."""
+    """An image that was read, without pixels if its file has not changed; or the line of an error."""
 
     entry: Entry
     thumbnail: bytes | None = None
@@ -225,8 +225,8 @@ class _Run:
                 continue
             entry = Entry(listed_source.source, name, self.catalogue.sources.stamp(listed_source.source, name))
             url = self.url_of.get(name) if listed_source.source == DOWNLOADS else None
-            given, held = self.own.of(entry, url), self.known.get(entry.key)
-            own: Mapping[str, FieldValue] = given if given is not None else held.own if held else {}
+            user_fields, held = self.own.fields_of(entry, url), self.known.get(entry.key)
+            own: Mapping[str, FieldValue] = user_fields if user_fields is not None else held.own if held else {}
             yield replace(entry, own={**own, "url": url} if url else own)
 
     def _remove_gone(
@@ -307,14 +307,14 @@ class _Run:
     def _keep_states(self, entries: Sequence[Entry], states_BSW: Tensor) -> None:
         if self.states_room <= 0:
             return
-        blobs = {}
+        packed_states = {}
         for entry, states_SW in zip(entries, states_BSW, strict=True):
             packed = pack_states(entry, states_SW)
             if len(packed) > self.states_room:
                 break
             self.states_room -= len(packed)
-            blobs[entry.key] = packed
-        self.catalogue.states.put(blobs)
+            packed_states[entry.key] = packed
+        self.catalogue.states.put(packed_states)
 
 
 def must_match(record: IndexRecord, index: Path, model: Path) -> None:

@@ -64,7 +64,7 @@ def leave_away(
     """
     reasons = dict(away)
     for listed_source in listed:
-        if listed_source.whole and not listed_source.names:
+        if listed_source.complete and not listed_source.names:
             reasons[listed_source.source] = "no image in it now"
     held = {source: [entry.key for entry in catalogue.store.of_source(source)] for source in reasons}
     refused = next((source for source, keys in held.items() if keys or source in away), None)
@@ -97,7 +97,7 @@ def forget_sources(index: Path, sources: Sequence[str]) -> int:
     record = IndexRecord.read(index)
     known = {name: name for name in record.sources}
     known |= {os.path.realpath(name): name for name in record.sources if os.path.isabs(name)}
-    meant = []
+    names = []
     for source in sources:
         plain = source.rstrip("/") or source
         name = next(
@@ -113,12 +113,12 @@ def forget_sources(index: Path, sources: Sequence[str]) -> int:
                 f"--forget {source}: no source of {index}; it has: {', '.join(record.sources) or 'none'}. "
                 "What lies within a source is left out by --exclude"
             )
-        meant.append(name)
+        names.append(name)
     count = 0
     with open_catalogue(index, record) as catalogue:
-        for name in dict.fromkeys(meant):
+        for name in dict.fromkeys(names):
             count += catalogue.forget([entry.key for entry in catalogue.store.of_source(name)])
         catalogue.store.flush()
-    record.sources = [name for name in record.sources if name not in meant]
+    record.sources = [name for name in record.sources if name not in names]
     record.write(index)
     return count

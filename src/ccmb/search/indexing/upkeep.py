@@ -50,7 +50,7 @@ def leaving_entries(listed: ListedSource, known: Iterable[Entry], excludes: Excl
             left.away.setdefault(folder, []).append(entry.key)
         elif entry.name in listed.images:
             # An image that a glob did not name is still wanted.
-            if listed.whole or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
+            if listed.complete or entry.name in listed.dropped or excludes.match(entry.name, entry.source):
                 left.unwanted.append(entry.key)
         elif folder := _folder_away(listed.images.path, entry.name, states):
             left.away.setdefault(folder, []).append(entry.key)
@@ -83,7 +83,7 @@ def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], sto
     """
     listed_names = {listed_source.source for listed_source in listed}
     folders = [
-        (os.path.realpath(listed_source.source), listed_source.whole)
+        (os.path.realpath(listed_source.source), listed_source.complete)
         for listed_source in listed
         if os.path.isdir(listed_source.source)
     ]
@@ -92,7 +92,7 @@ def with_overlapping(listed: Sequence[ListedSource], sources: Iterable[str], sto
         if source in listed_names or not os.path.isabs(source) or not os.path.isdir(source):
             continue
         real = os.path.realpath(source)
-        held_in = any(whole and _is_within(real, folder) for folder, whole in folders)
+        held_in = any(complete and _is_within(real, folder) for folder, complete in folders)
         shared = [f"{os.path.relpath(folder, real)}/" for folder, _ in folders if _is_within(folder, real)]
         if not held_in and not shared:
             continue
@@ -124,16 +124,16 @@ def each_once(
     """
     best: dict[Identity, tuple[tuple[bool, bool], int, str]] = {}
     identities = _Identities()
-    wanted: list[list[str]] = []
+    kept_names: list[list[str]] = []
     links: list[tuple[int, str, Identity]] = []
     for index, listed_source in enumerate(listed):
         names = [name for name in listed_source.names if not excludes.match(name, listed_source.source)]
-        wanted.append(names)
+        kept_names.append(names)
         held = set(known.get(listed_source.source, ()))
         if len(names) < len(listed_source.names):
-            kept = set(names)
+            kept_set = set(names)
             for name in listed_source.names:
-                if name not in kept:
+                if name not in kept_set:
                     listed_source.dropped.add(name)
                     passed_over.add(f"{listed_source.source}/{name}", EXCLUDED)
         if not os.path.isdir(listed_source.images.path):  # each tar or Parquet file is listed once
@@ -141,9 +141,9 @@ def each_once(
         for name in names:
             path = os.path.join(listed_source.images.path, name)
             if os.path.islink(path):
-                links.append((index, name, identities.of(os.path.realpath(path))))
+                links.append((index, name, identities.identity_of(os.path.realpath(path))))
                 continue
-            identity, rank = identities.of(path), (name not in held, identities.is_linked(path))
+            identity, rank = identities.identity_of(path), (name not in held, identities.is_linked(path))
             if identity not in best or rank < best[identity][0]:
                 best[identity] = rank, index, name
     chosen = {(index, name) for _, index, name in best.values()}
@@ -152,12 +152,12 @@ def each_once(
     result = []
     for index, listed_source in enumerate(listed):
         if os.path.isdir(listed_source.images.path):
-            for name in wanted[index]:
+            for name in kept_names[index]:
                 if (index, name) not in chosen:
                     listed_source.dropped.add(name)
                     passed_over.add(f"{listed_source.source}/{name}", TWICE)
         result.append(
-            replace(listed_source, names=[name for name in wanted[index] if name not in listed_source.dropped])
+            replace(listed_source, names=[name for name in kept_names[index] if name not in listed_source.dropped])
         )
     return result
 
@@ -168,7 +168,7 @@ class _Identities:
     def __init__(self) -> None:
         self._folders: dict[str, tuple[object, bool]] = {}
 
-    def of(self, path: str) -> Identity:
+    def identity_of(self, path: str) -> Identity:
         folder, name = os.path.split(path)
         return self._folder(folder)[0], name
 

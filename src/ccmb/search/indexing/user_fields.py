@@ -29,7 +29,7 @@ class UserFields:
         self._by_name, self.left_out = by_name, left_out
         self._matched: set[str] = set()
 
-    def of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
+    def fields_of(self, entry: Entry, url: str | None = None) -> Mapping[str, FieldValue] | None:
         """The fields of an image, with yes or no as 1 or 0; None if the file has no line about it."""
         for name in (url, f"{entry.source}/{entry.name}", entry.name):
             if name is not None and (name := _plain_name(name)) in self._by_name:

@@ -64,8 +64,8 @@ class TrustedProxies:
 
     def read(self, scope: Scope) -> Forwarded:
         """The forwarding headers of a request; empty if it does not come from a trusted proxy."""
-        peer = scope["client"][0] if scope.get("client") else None
-        if not self.trusts(peer):
+        client_address = scope["client"][0] if scope.get("client") else None
+        if not self.trusts(client_address):
             return Forwarded()
         headers = Headers(scope=scope)
         standard = _forwarded(headers.getlist("forwarded"))
@@ -102,8 +102,8 @@ def same_origin(origin: str, hosts: Sequence[str], port: int | None = None) -> b
     default = _DEFAULT_PORTS.get(scheme.lower())
     if not separator or default is None:
         return False
-    asked = split_host(host_and_port, default)
-    return asked is not None and any(asked == split_host(host, port or default) for host in hosts)
+    forwarded = split_host(host_and_port, default)
+    return forwarded is not None and any(forwarded == split_host(host, port or default) for host in hosts)
 
 
 def split_host(host: str, default_port: int) -> tuple[str, int] | None:

@@ -14,13 +14,13 @@ class RateLimiter:
     Args:
         rate: requests per second in the long run; 0 is no limit.
         burst: requests at once.
-        maximum: the number of buckets to keep; beyond it, the client that asked longest ago is forgotten.
+        max_clients: the number of buckets to keep; beyond it, the client that asked longest ago is forgotten.
     """
 
     def __init__(
-        self, rate: float, burst: float, maximum: int = 10_000, clock: Callable[[], float] = time.monotonic
+        self, rate: float, burst: float, max_clients: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.rate, self.burst, self.maximum, self._clock = rate, max(burst, 1.0), maximum, clock
+        self.rate, self.burst, self.max_clients, self._clock = rate, max(burst, 1.0), max_clients, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
 
     def wait(self, client: str, cost: float = 1.0) -> int:
@@ -32,6 +32,6 @@ class RateLimiter:
         tokens = min(self.burst, tokens + (now - before) * self.rate)
         missing = cost - tokens
         self._buckets[client] = (tokens if missing > 0 else tokens - cost, now)
-        while len(self._buckets) > self.maximum:
+        while len(self._buckets) > self.max_clients:
             self._buckets.popitem(last=False)
         return max(1, math.ceil(missing / self.rate)) if missing > 0 else 0

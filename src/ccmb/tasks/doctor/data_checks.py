@@ -136,12 +136,12 @@ def check_same_bytes(digests: dict[str, str], sampled: bool) -> CheckResult:
     names = defaultdict(list)
     for name, digest in digests.items():
         names[digest].append(name)
-    twins = sorted((same for same in names.values() if len(same) > 1), key=len, reverse=True)
-    extra = sum(len(same) - 1 for same in twins)
+    copies = sorted((same for same in names.values() if len(same) > 1), key=len, reverse=True)
+    extra = sum(len(same) - 1 for same in copies)
     examined = f"{len(digests):,} images" + (" of a sample" if sampled else "")
-    if not twins:
+    if not copies:
         return CheckResult("equal files", "ok", f"none among {examined}")
-    message = f"{extra:,} of {examined} are copies under another name, such as {' = '.join(twins[0][:3])}"
+    message = f"{extra:,} of {examined} are copies under another name, such as {' = '.join(copies[0][:3])}"
     fix = "give copies one name: then they are positives of each other instead of negatives"
     return graded("equal files", value=share(extra, len(digests)), warning=0.0, problem=0.2, message=message, fix=fix)
 

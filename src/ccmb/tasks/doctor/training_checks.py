@@ -80,13 +80,13 @@ def check_threads(threads: int | None, workers: int, cores: int, gpu: bool) -> C
     return graded("processor", used / cores, warning=math.nextafter(1, 2), problem=math.inf, message=message, fix=fix)
 
 
-def check_shards(shards: int, lanes: int | None, workers: int) -> CheckResult:
+def check_shards(shards: int, streams: int | None, workers: int) -> CheckResult:
     """Check that there are enough shards for all that read at the same time, and that they share them evenly."""
-    readers = max(workers, lanes or 1)
-    message = f"{shards} shards for {workers} reading processes" + (f" and {lanes} streams" if lanes else "")
+    readers = max(workers, streams or 1)
+    message = f"{shards} shards for {workers} reading processes" + (f" and {streams} streams" if streams else "")
     if shards < readers:
         return CheckResult(
-            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and lanes"
+            "shards", "problem", message, f"write at least {readers} shards, or lower data.num_workers and data.streams"
         )
     if shards < 4 * readers:
         return CheckResult(

@@ -144,7 +144,8 @@ def _fit(scores: PairScores, fit: PairScores | None, seed: int) -> _Fitted | Non
         if part.head_log_odds is not None and held_out.head_log_odds is not None:
             temperatures.append(fit_match_temperature(part.head_log_odds, part.label))
             probability_N[held_out_N] = match_probability(held_out.head_log_odds.double(), temperatures[-1])
-    about = {"on": "another split" if fit else "the other half of the images", "threshold": thresholds}
+    # Result files keep these words.
+    about = {"on": "another split" if fit else "the other half of the pictures", "threshold": thresholds}
     return _Fitted(right_N, probability_N if temperatures else None, about | {"temperature": temperatures or None})
 
 

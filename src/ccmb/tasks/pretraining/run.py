@@ -37,9 +37,9 @@ from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
-from ccmb.training.distributed import World, meet, process_group, world
+from ccmb.training.distributed import World, barrier, process_group, world
 from ccmb.training.optimizers import ParameterGroup
-from ccmb.training.parallel import whole
+from ccmb.training.parallel import full_state_dict
 from ccmb.training.trainer import Task, Trainer
 from ccmb.training.validation import Validation
 
@@ -211,7 +211,7 @@ def train_model(
         begin()
         if frozen_words := frozen_parts(model, recipe.model):
             print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
-    meet()
+    barrier()
     if training.compile:
         compile_blocks(task.module)
     trainer = Trainer(task, recipe.optimizer, training, out, validation)
@@ -221,13 +221,13 @@ def train_model(
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
     trainer.load_best()
-    weights = whole(model.state_dict())
+    weights = full_state_dict(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
         if seen is not None:
             seen.write(out / "model")
         write_model_card(out / "model", model, recipe, out)
-    meet()
+    barrier()
     return out / "model"
 
 

@@ -12,7 +12,7 @@ from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.core.progress import progress
 from ccmb.data.sample import Sample
 from ccmb.data.shards.locate import MANIFEST, Shard, find_shards, read_manifest
-from ccmb.data.shards.order import StreamOrder, check_lanes
+from ccmb.data.shards.order import StreamOrder, check_streams
 from ccmb.data.shards.read import count_samples
 from ccmb.data.shards.stream import ShardStream
 from ccmb.data.shards.write import write_manifest
@@ -29,7 +29,7 @@ def open_stream(
     """The stream of a recipe's shards for one of several ranks, and a line for each shard found to be damaged.
 
     Raises:
-        UsageError: shards, lanes, ranks and workers do not go together; the message has the arithmetic.
+        UsageError: shards, streams, ranks and workers do not go together; the message has the arithmetic.
         CcmbError: there are no such shards, or the run in `out` began with others.
     """
     shards, damaged = _counted(find_shards(data.shards), read_manifest(str(out)), out)
@@ -40,12 +40,12 @@ def open_stream(
     order = StreamOrder(
         sizes=sizes,
         batch=training.batch_size,
-        lanes=data.streams,
+        streams=data.streams,
         buffer=data.shuffle_buffer,
         seed=training.seed,
         per_epoch=data.samples_per_epoch,
     )
-    check_lanes(order, world, data.num_workers)
+    check_streams(order, world, data.num_workers)
     weights, seed = data.field_weights, training.seed
     return ShardStream(
         shards=shards,

@@ -26,7 +26,7 @@ BUILDS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 }
 
 
-def save_peer(folder: Path, kind: str) -> Path:
+def save_two_towers(folder: Path, kind: str) -> Path:
     """A model folder of one of BUILDS."""
     saved(BUILDS[kind], folder)
     tiny_processor().tokenizer.save_pretrained(folder)
