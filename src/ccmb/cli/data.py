@@ -180,8 +180,8 @@ def _names_a_set(targets: list[str]) -> bool:
     from ccmb.datasets import CARDS
 
     name = targets[0]
-    places = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
-    if not re.fullmatch(r"[\w-]+", name) or any((root / name).exists() for root in places):
+    folders = [Path(), Path(os.environ.get("CCMB_DATA", "")).expanduser()]
+    if not re.fullmatch(r"[\w-]+", name) or any((root / name).exists() for root in folders):
         return False
     return name.lower() in CARDS or (len(targets) == 2 and bool(did_you_mean(name.lower(), list(CARDS))))
 

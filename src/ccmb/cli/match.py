@@ -101,7 +101,7 @@ def classify(
 
 
 def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
-    """The texts that the model knows no word of, on stderr."""
+    """Report on stderr the texts that the model knows no word of."""
     from ccmb.core.text.cleaning import clean_query
     from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 

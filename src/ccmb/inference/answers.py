@@ -37,12 +37,12 @@ class Groups:
         return Groups(member_N[group_N.argsort(stable=True)], torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
 
     def at(self, group_Q: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) all members of some groups, and which of these, by its place, each belongs to."""
+        """(N,) all members of some groups, and the index in `group_Q` of the group of each."""
         start_Q = self.starts[group_Q]
         size_Q = self.starts[group_Q + 1] - start_Q
-        place_N = torch.arange(len(group_Q)).repeat_interleave(size_Q)
-        within_N = torch.arange(len(place_N)) - (size_Q.cumsum(0) - size_Q)[place_N]
-        return self.members[start_Q[place_N] + within_N], place_N
+        group_index_N = torch.arange(len(group_Q)).repeat_interleave(size_Q)
+        within_N = torch.arange(len(group_index_N)) - (size_Q.cumsum(0) - size_Q)[group_index_N]
+        return self.members[start_Q[group_index_N] + within_N], group_index_N
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class EqualTexts:
     def texts_of(self, image_Q: Tensor) -> Tensor:
         """(Q, texts) which texts fit some images."""
         string_N, query_N = self.strings.at(image_Q)
-        text_M, place_M = self.texts.at(string_N)
+        text_M, query_index_M = self.texts.at(string_N)
         relevant_QT = torch.zeros(len(image_Q), len(self.string_of_text), dtype=torch.bool)
-        relevant_QT[query_N[place_M], text_M] = True
+        relevant_QT[query_N[query_index_M], text_M] = True
         return relevant_QT
 
 

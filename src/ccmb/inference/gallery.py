@@ -89,8 +89,8 @@ def encode_gallery_with(
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     with progress("encode", len(images) + len(flat), "items") as advance:
         of_images = TowerOutput.cat(list(image_batches(encoder, images, load, batch, advance)))
-        places, parts = zip(*text_batches(encoder, flat, batch, advance), strict=True)
-        of_texts = TowerOutput.cat(list(parts))[torch.cat(places).argsort()]
+        indices, parts = zip(*text_batches(encoder, flat, batch, advance), strict=True)
+        of_texts = TowerOutput.cat(list(parts))[torch.cat(indices).argsort()]
         return Gallery(of_images, of_texts, image_of_text)
 
 
@@ -106,9 +106,9 @@ def image_batches(
 def text_batches(
     encoder: Encoder, texts: Sequence[str], batch: int, advance: Advance
 ) -> Iterator[tuple[Tensor, TowerOutput]]:
-    """Texts encoded with their places; those of like length share a batch, so that little padding is computed."""
+    """Encoded texts with their indices; texts of like length share a batch, so that little padding is computed."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        yield torch.tensor(places), encoder.encode_texts([texts[index] for index in places])
-        advance(len(places), "")
+        indices = order[start : start + batch]
+        yield torch.tensor(indices), encoder.encode_texts([texts[index] for index in indices])
+        advance(len(indices), "")

@@ -1,4 +1,4 @@
-"""The second stage's score of many pairs: what evaluation and search have in common.
+"""The second stage's scores of many pairs, for evaluation and search.
 
 Two rules turn a pair's cosine and the outputs of its match heads into the score that orders:
 
@@ -73,7 +73,7 @@ class PairScore:
 
 @dataclass(frozen=True, slots=True)
 class StageScores:
-    """What both stages say of N pairs.
+    """Scores of both stages for N pairs.
 
     Attributes:
         cosine: (N,) the first stage's.
@@ -100,7 +100,7 @@ class StageScores:
 
 
 def check_gives_probability(model: TwoStageModel) -> None:
-    """Refuse a least probability of a match where the model gives none.
+    """Refuse a minimum match probability if the model gives no probability.
 
     Raises:
         UsageError: it has no cross encoders, or is not calibrated.
@@ -123,7 +123,7 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
 
 
 def ranking_scores(model: TwoStageModel, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
-    """(N,) what the second stage orders by, after a rule; None is the model's own `ranking_rule`."""
+    """(N,) scores by which the second stage orders, after a rule; None is the model's own `ranking_rule`."""
     if (rule or model.config.ranking_rule) == "log_odds":
         return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
     return cosine_N + match.score
@@ -199,7 +199,7 @@ def _in_chunks(
 
 
 def chunk_sizes(image_N: Tensor, max_pairs: int) -> list[int]:
-    """Sizes of chunks of at most so many pairs, where those of an image stand together.
+    """Sizes of chunks of at most `max_pairs` pairs, where those of an image stand together.
 
     An image with many pairs has chunks of its own, in which its keys and values need not be copied; others share.
     """

@@ -1,4 +1,4 @@
-"""The two stages of any model: embeddings of images and of texts, and what scores pairs of them.
+"""The two stages of any model: embeddings of images and of texts, and scores of pairs.
 
 Whatever satisfies `Encoder` and `PairScorer` can stand behind a `ccmb.Pipeline`, retrieval, matching and the benchmark.
 
@@ -59,7 +59,7 @@ class Reranker(Protocol):
 
 
 class PairScorer(Reranker, Protocol):
-    """Both stages' scores of any pairs; those of the first alone where there is no second."""
+    """Scores of any pairs by both stages, or by the first alone if there is no second."""
 
     def score_pairs(
         self,

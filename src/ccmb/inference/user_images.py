@@ -21,7 +21,7 @@ SHOWN = 3  # unreadable images that a message names
 
 @dataclass(frozen=True, slots=True)
 class ReadImages:
-    """Images that a user gave, those encoded that can be read.
+    """Images that a user gave; those that can be read are encoded.
 
     Attributes:
         indices: of the readable ones, among those given.
@@ -60,7 +60,7 @@ def _open(image: ImageInput) -> Image.Image:
 
 
 def read_pixels(processor: R2D2Processor, images: Sequence[ImageInput]) -> tuple[list[int], Tensor, dict[int, str]]:
-    """Places and pixels (B, 3, S, S) of the images that can be read, and why the others, by their place, cannot."""
+    """Indices and pixels (B, 3, S, S) of the images that can be read, and the errors of the others by index."""
     pixels, errors = dict[int, Tensor](), dict[int, str]()
     for index, image in enumerate(images):
         try:
@@ -84,7 +84,7 @@ def check_any_read(errors: Sequence[str | None]) -> None:
 
 
 def unreadable_images(errors: Sequence[str], count: int) -> CcmbError:
-    """What to raise where some of so many images cannot be read, for the reasons given."""
+    """The error to raise if some of `count` images cannot be read, with their reasons."""
     if len(errors) == 1:
         return CcmbError(errors[0])
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""

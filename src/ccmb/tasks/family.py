@@ -79,7 +79,7 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
         return False
 
     def check(self, spec: str, options: OptionsT) -> None:
-        """Raise a UsageError that names an option without use beside the others or for this data, if there is one."""
+        """Refuse options of no use beside the others or for this data: raise a UsageError that names one."""
 
     @abstractmethod
     def open_dataset(self, spec: str, options: OptionsT) -> DataT:
@@ -105,18 +105,18 @@ class TaskFamily(ABC, Generic[OptionsT, DataT, ModelT, PredictionsT]):
 
     @abstractmethod
     def evaluate(self, loaded: Loaded[ModelT], data: DataT, options: OptionsT) -> Report:
-        """Predict, and measure how well."""
+        """Predict, and measure the predictions."""
 
     @abstractmethod
     def table(self, metrics: dict[str, Any]) -> str:
         """The metrics of a report as lines of text, for the terminal."""
 
     def finetuner(self) -> Finetuner[Any, Any] | None:
-        """How its models are fine-tuned; None where they are not."""
+        """The finetuner of its models; None if they cannot be fine-tuned."""
         return None
 
     def run(self, source: str, spec: str, options: OptionsT) -> Report:
-        """All of it: a model by its name on data by its place."""
+        """Load a model by its name, open data by its path, and evaluate."""
         self.check(spec, options)
         data = self.open_dataset(spec, options)
         return self.evaluate(self.load(source, options), data, options)

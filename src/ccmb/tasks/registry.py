@@ -1,4 +1,4 @@
-"""The families of tasks, by name: whoever does something for each of them asks here."""
+"""The registry of task families, by name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What verbs share: options, which of them were given, tables."""
+"""Helpers that verbs share: options, which of them were given, tables."""

@@ -15,7 +15,7 @@ def was_given(context: typer.Context, name: str) -> bool:
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
-    """The flags, as the user writes them, of those of some options that the running command was given.
+    """The flags of the options that the running command was given, as the user writes them.
 
     Args:
         names: of the command function's parameters.
@@ -30,7 +30,7 @@ def refuse_given(context: typer.Context, what_they_are: str, *names: str, instea
 
 
 def _flag(parameter: object, values: dict[str, object]) -> str:
-    """The longest form, of a switch the one for its value."""
+    """The longest form of a flag; for a switch the form of its value."""
     plain: list[str] = list(getattr(parameter, "opts", ()))
     off: list[str] = list(getattr(parameter, "secondary_opts", ()))
     forms = off if off and values.get(str(getattr(parameter, "name", ""))) is False else plain

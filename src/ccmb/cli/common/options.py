@@ -1,4 +1,4 @@
-"""What verbs have in common: options, results for people or machines, and what could not be read."""
+"""Helpers that verbs share: options, results for people or machines, and lines on what could not be read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 
 
 def print_result(values: Any, as_json: bool, text: str) -> None:
-    """The values as JSON, or the text."""
+    """Print the values as JSON, or the text."""
     if as_json:
         typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
     elif text:
@@ -36,13 +36,13 @@ def print_result(values: Any, as_json: bool, text: str) -> None:
 
 
 def say_findings(text: str) -> None:
-    """What was left out of a data set, on stderr."""
+    """Report on stderr what was left out of a data set."""
     if text:
         typer.echo(text, err=True)
 
 
 def say_unreadable(unreadable: list[str], shown: int = 5) -> None:
-    """The first of some lines about images, on stderr."""
+    """Report the first of some lines about images on stderr."""
     if unreadable:
         typer.echo(f"{len(unreadable)} images could not be read:", err=True)
         for line in unreadable[:shown]:

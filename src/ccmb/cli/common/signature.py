@@ -15,7 +15,7 @@ from ccmb.core.options import Options
 
 
 def takes(*classes: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function whose `**given` are to be those of the classes' options that were given.
+    """Make a command of a function whose `**given` are the given options of some classes.
 
     Where classes share a name, the first says how it is shown. In the help the options come before the function's
     keyword-only parameters. The function's first parameter is the context.

@@ -114,5 +114,5 @@ def import_round(
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Round a number; NaN, which JSON does not have, becomes None."""
     return None if value != value else round(value, 4)

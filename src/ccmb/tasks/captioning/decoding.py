@@ -265,7 +265,7 @@ def _allowed(log_NW: Tensor, tokens_NL: Tensor, vocabulary: Vocabulary, options:
 
 
 def _block(allowed_NW: Tensor, tokens_NL: Tensor, size: int, end: int) -> None:
-    """Take out the tokens that would repeat a run of `size` tokens."""
+    """Exclude the tokens that would repeat a run of `size` tokens."""
     runs_NXS = tokens_NL.unfold(1, size, 1)
     latest_NS = tokens_NL[:, tokens_NL.shape[1] - size + 1 :]
     again_NX = (runs_NXS[..., :-1] == latest_NS[:, None]).all(2) & (runs_NXS[..., -1] != end)
@@ -289,6 +289,6 @@ def _draw(allowed_NW: Tensor, chance_N: Tensor, options: Decoding) -> Tensor:
     if options.top_p < 1:  # the likeliest always stays
         share_NW = share_NW.masked_fill(share_NW.cumsum(1) - share_NW >= options.top_p, 0.0)
     until_NW = share_NW.cumsum(1)
-    place_N = (until_NW <= chance_N[:, None] * until_NW[:, -1:]).sum(1)
+    position_N = (until_NW <= chance_N[:, None] * until_NW[:, -1:]).sum(1)
     last_N = (share_NW > 0).sum(1) - 1  # where rounding leaves the chance just beyond the last
-    return index_NW.gather(1, place_N.minimum(last_N)[:, None]).squeeze(1)
+    return index_NW.gather(1, position_N.minimum(last_N)[:, None]).squeeze(1)

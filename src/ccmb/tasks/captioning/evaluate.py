@@ -176,7 +176,7 @@ def _on_words(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict
 
 
 def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]], cut: Tokenizer) -> CaptionScores:
-    """Texts beside their references, on the tokens that `cut` makes of them."""
+    """Scores of texts against their references, on the tokens that `cut` makes of them."""
     return score_captions(
         [cut(text) for text in texts], [[cut(text) for text in reference] for reference in references]
     )
@@ -197,6 +197,6 @@ def metric_intervals(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -
 
 
 def drawn_metrics(scores: CaptionScores, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
-    """(draws,) of each metric: its values of images drawn with replacement."""
+    """(draws,) values of each metric, on images drawn with replacement."""
     results = [scores.metrics(weight_N) for weight_N in drawn_weights(len(scores.length), draws, seed)]
     return {name: np.array([result[name] for result in results]) for name in results[0]}

@@ -77,7 +77,7 @@ class CaptionScores:
     cider: np.ndarray
 
     def metrics(self, weight_N: np.ndarray | None = None) -> dict[str, float]:
-        """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D in percent; of captions that count so many times each."""
+        """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D in percent; `weight_N` is how many times each caption counts."""
         weight_N = np.ones(len(self.length)) if weight_N is None else weight_N
         values = {f"BLEU-{n}": 100 * value for n, value in enumerate(self._bleu(weight_N), start=1)}
         for name, value_N in (("ROUGE-L", self.rouge), ("CIDEr-D", self.cider)):
@@ -96,7 +96,7 @@ class CaptionScores:
 
 
 def score_captions(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> CaptionScores:
-    """Score N captions, each beside one or more references; what n-grams are worth is learned from all references."""
+    """Score N captions, each against one or more references; the worth of n-grams is learned from all references."""
     grams = [_ngrams(caption) for caption in captions]
     reference_grams = [[_ngrams(one) for one in texts] for texts in references]
     counts = [_bleu_counts(own, others) for own, others in zip(grams, reference_grams, strict=True)]

@@ -149,9 +149,9 @@ def _caption_batch(
     match_weight: float | None,
     ranking_rule: RankingRule | None,
 ) -> list[ImageCaption]:
-    places, pixels, errors = read_pixels(processor, images)
+    readable, pixels, errors = read_pixels(processor, images)
     results = [ImageCaption(image, error=errors.get(index)) for index, image in enumerate(images)]
-    if not places:
+    if not readable:
         return results
     encoded = model.encode_image(pixels.to(model.device))
     written = write_captions(model, processor, encoded, options, first)
@@ -160,7 +160,7 @@ def _caption_batch(
         ordered = rank_candidates(
             model, processor, encoded.to("cpu"), written=written, match_weight=match_weight, ranking_rule=ranking_rule
         )
-    for index, before, after in zip(places, written, ordered, strict=True):
+    for index, before, after in zip(readable, written, ordered, strict=True):
         decoded = next(candidate for candidate in after if candidate.text == before[0].text)
         results[index] = replace(results[index], text=after[0].text, candidates=tuple(after), decoded=decoded)
     return results

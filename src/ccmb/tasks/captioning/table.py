@@ -8,7 +8,7 @@ from ccmb.core.aligning import aligned
 
 
 def captioning_table(report: dict[str, Any]) -> str:
-    """Metrics of captions as lines of text; of re-ranked ones beside those of the decoding alone."""
+    """Metrics of captions as lines of text: re-ranked captions beside those of the decoding alone."""
     lines = [f"{report['pictures']} images, {report['references']} references"]
     before, decode = report.get("before_reranking"), report["decoding"]["decode"]
     columns = {decode: before, "re-ranked": report} if before else {decode: report}

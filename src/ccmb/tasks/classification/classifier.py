@@ -134,7 +134,7 @@ class ClassGuess:
 
 @dataclass(frozen=True, slots=True)
 class ImageClasses:
-    """The best classes of one image, best first; none of one that could not be read, and why."""
+    """The classes of one image, best first; for an image that could not be read none, and the error."""
 
     image: Any
     classes: tuple[ClassGuess, ...] = ()
@@ -196,8 +196,8 @@ def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
     """Top-1 and top-5 accuracy and the mean of the accuracies of those classes that have images, in percent, with
     95 % intervals: over all images, and of the mean per class over the images of each class."""
     right_N = (ranks_N <= 1).double()
-    _, place_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
-    right_C = torch.zeros(len(count_C), dtype=torch.double).index_add(0, place_N, right_N) / count_C
+    _, class_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
+    right_C = torch.zeros(len(count_C), dtype=torch.double).index_add(0, class_N, right_N) / count_C
     metrics = {"top1": right_N, "top5": (ranks_N <= 5).double()}
     shares = {name: float(values.mean()) for name, values in metrics.items()} | {
         "mean_per_class": float(right_C.mean())
@@ -209,7 +209,7 @@ def accuracy_report(ranks_N: Tensor, labels_N: Tensor) -> dict[str, Any]:
 
 
 def _mean_interval(share_C: np.ndarray, count_C: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of classes' accuracies in percent, the classes being those that they are.
+    """95 % interval of the mean of classes' accuracies in percent, with the classes held fixed.
 
     That of a stratified mean: each class's variance is a binomial one, and Student's t has as many degrees of freedom
     as these variances together (Satterthwaite 1946). A class of few images says little of its own variance, and one

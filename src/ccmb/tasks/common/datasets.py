@@ -125,7 +125,7 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
 def open_held_out(
     data: DataRecipe, split: str, fields: Sequence[str] | None = None, family: str = "retrieval"
 ) -> RetrievalSet:
-    """Another split of what a recipe trains on, to measure on.
+    """Open another split of the training data of a recipe, to measure on.
 
     Args:
         fields: of own pairs; by default those that are trained on.
@@ -151,7 +151,7 @@ def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[s
 
 
 def first_images(dataset: RetrievalSet, count: int | None) -> RetrievalSet:
-    """The set with its first so many images alone, and the texts that fit one of them."""
+    """The set with its first `count` images alone, and the texts that fit one of them."""
     if count is None or count >= len(dataset.samples):
         return dataset
     samples = dataset.samples[:count]
@@ -174,10 +174,10 @@ def _with_fields(dataset: Dataset, wanted: Sequence[str]) -> list[Sample]:
         raise UsageError(
             f"data.fields: {dataset.card.title} has no '{unknown[0]}'; it has: {', '.join(dataset.fields)}"
         )
-    places = [dataset.fields.index(name) for name in wanted]
+    indices = [dataset.fields.index(name) for name in wanted]
     chosen = []
     for sample in dataset.samples:
-        fields = tuple(sample.fields[index] for index in places)
+        fields = tuple(sample.fields[index] for index in indices)
         if texts := tuple(text for of_field in fields for text in of_field):
             chosen.append(replace(sample, texts=texts, fields=fields))
     return chosen
@@ -210,13 +210,13 @@ def _published(dataset: Dataset, folder: Path, family: str) -> RetrievalSet:
 
 
 def _check_family(dataset: Dataset, folder: Path, family: str) -> None:
-    """Images with texts of their own serve to paint, too."""
+    """Refuse a set of another family; images with texts of their own serve generation, too."""
     if not {family, "retrieval"} & {*dataset.card.families}:
         raise UsageError(f"{folder}: {dataset.card.title} is no set for {family}")
 
 
 def revision(samples: Sequence[Sample], query_bytes: bytes, images: ImageSource) -> str:
-    """Hexadecimal SHA-256 of what is told of all samples together, and of each one's name, image and texts."""
+    """Hexadecimal SHA-256 of `query_bytes`, and of each sample's name, image and texts."""
     digest, bytes_of = hashlib.sha256(query_bytes), dict[str, bytes]()
     with progress("read images", len(samples), "images") as advance:
         for sample in samples:
@@ -237,7 +237,7 @@ def _raw(images: ImageSource, name: str) -> bytes:
 
 
 def texts_and_pairs(samples: Sequence[Sample], queries: Queries | None) -> tuple[list[Sequence[str]], Tensor | None]:
-    """The texts of each image, those of several at the first; and (P, 2) all that fit each other, see `Gallery`."""
+    """The texts of each image, those of several images at the first; and (P, 2) matching indices, see `Gallery`."""
     if queries is None:
         return [sample.texts for sample in samples], None
     index_of = {sample.image: number for number, sample in enumerate(samples)}

@@ -27,12 +27,12 @@ _BOUNDS = {"CIDEr-D": (0.0, 1000.0), "cosine": (-100.0, 100.0)}
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """Between which a metric in percent lies."""
+    """The bounds of a metric in percent."""
     return _BOUNDS.get(name, PERCENT)
 
 
 def drawn_weights(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """(count,) how often each of so many units is drawn with replacement, for each of the draws.
+    """For each draw, (count,) how often each unit is drawn with replacement.
 
     Equal seeds draw the same units: differences between models on the same ones are then paired.
     """
@@ -42,7 +42,7 @@ def drawn_weights(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def draw_metrics(metrics: Sequence[Metric], unit_N: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(draws, K) of metrics of N items, when it is units that are drawn, each with all its items.
+    """(draws, K) values of metrics of N items; units are drawn, each with all its items.
 
     Args:
         metrics: each takes the weights of the items; not a number where it cannot be told of them.
@@ -61,7 +61,7 @@ def on_all(metric: Metric, items: int) -> float:
 
 
 def draw_means(sums_GK: np.ndarray, counts_GK: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(draws, K) means over items, when it is units that are drawn.
+    """(draws, K) means over items; units are drawn.
 
     Args:
         sums_GK: of each unit, the sum of each metric over its items.

@@ -39,11 +39,11 @@ def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | Non
     folder = _folder(source)
     if folder is None:
         return None
-    places = (folder, folder / "model", folder / "run", folder / "run" / "model")
-    for path in places:
+    folders = (folder, folder / "model", folder / "run", folder / "run" / "model")
+    for path in folders:
         if (seen := read_seen(path)) is not None:
             return seen
-    for path in (*places, folder.parent):
+    for path in (*folders, folder.parent):
         if depth and (path / "recipe.yaml").is_file():
             return _of_recipe(path / "recipe.yaml", depth - 1)
     return None
@@ -66,7 +66,7 @@ def seen_in_training(data: DataRecipe, samples: Iterable[Sample], start: str | N
 
 
 def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
-    """Log, before a training, on which images that are measured it or the model it starts from is trained.
+    """Log, before a training, which measured images the run or its start model is trained on.
 
     Args:
         sets: each with its name, its split and its samples.
@@ -84,7 +84,7 @@ def warn_of_seen(seen: SeenImages, sets: Sequence[Any]) -> None:
 
 
 def _folder(source: str | Path) -> Path | None:
-    """The local folder of a source; of a hub id that of its copy, if there is one."""
+    """The local folder of a source; for a hub id the folder of its copy, if there is one."""
     path = Path(source)
     if path.is_dir():
         return path

@@ -75,7 +75,7 @@ def workloads(network: TwoStageModel, image_count: int = 8, texts: int = 32, dep
 
 
 def compare_speed(network: TwoStageModel, exported: TwoStageModel, rounds: int = 3) -> dict[str, Any]:
-    """Items per second of both, by workload: medians of rounds in which they take turns."""
+    """Items per second of both networks, by workload: medians of rounds in which they take turns."""
     report: dict[str, Any] = {}
     work = workloads(network)
     with inference(network), progress("time", len(work), "parts") as advance:
@@ -107,7 +107,7 @@ def compare_recall(
     depth: int = 64,
     texts_per_image: int | None = None,
 ) -> dict[str, Any]:
-    """Recalls of both on one split of custom pairs, and their difference with a 95 % interval over images.
+    """Recalls of both networks on one split of custom pairs, and their difference with a 95 % interval over images.
 
     Raises:
         CcmbError: faulty data, or no readable image. Images that cannot be read are listed in the report.

@@ -61,7 +61,7 @@ HeldOutT = TypeVar("HeldOutT", bound=HeldOut)
 
 
 class Finetuner(ABC, Generic[ModelT, HeldOutT]):
-    """How models of a family are fine-tuned, and by what they are compared before and after.
+    """Fine-tuning of the models of a family, and their comparison before and after.
 
     Attributes:
         metrics: names of what `validate` gives; the first is what the best checkpoint is chosen by, higher being

@@ -1,4 +1,4 @@
-"""Painted images on disk: a grid with one row a text, and files of their own."""
+"""Generated images on disk: a grid with one row a text, and files of their own."""
 
 from __future__ import annotations
 

@@ -83,12 +83,12 @@ class GeneratedImages:
 
     @property
     def first(self) -> Candidate:
-        """The one that would have been painted alone."""
+        """The image that would have been sampled alone."""
         return next(candidate for candidate in self.candidates if candidate.number == 0)
 
 
 def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R2D2Processor) -> Pipeline:
-    """The R2D2 of a name; without one the generator's own.
+    """Open the R2D2 that gives match scores: one of a name, or the generator's own.
 
     Args:
         source: what the generator is called.
@@ -100,7 +100,7 @@ def open_judge(name: str | None, source: str, model: R2D2Generator, processor: R
 
 
 def check_texts(processor: R2D2Processor, texts: Sequence[str]) -> None:
-    """Refuse what cannot be painted.
+    """Refuse texts that the model cannot take.
 
     Raises:
         UsageError: a text is empty, or longer than the text tower reads.

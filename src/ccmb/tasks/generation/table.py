@@ -1,4 +1,4 @@
-"""Metrics of painted images as lines of text, for the terminal."""
+"""Metrics of generated images as lines of text, for the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccmb.core.aligning import aligned
 
 
 def generation_table(report: dict[str, Any]) -> str:
-    """Metrics of painted images as lines of text; of chosen ones beside those that were painted first."""
+    """Metrics of generated images as lines of text: chosen images beside those that were sampled first."""
     sampling, first, gain = report["painting"], report.get("first"), report.get("gain", {})
     head = (
         f"{report['pictures']} images, {sampling['steps']} steps, guidance {sampling['guidance']:g}; "

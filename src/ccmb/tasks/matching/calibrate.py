@@ -111,7 +111,7 @@ def calibrate(
 
 
 def _as_fitted(temperature: float) -> float:
-    """The next number above 1 for 1, which would say that the model is not calibrated."""
+    """A temperature other than 1, which would mean that the model is not calibrated: for 1, the next number above."""
     return math.nextafter(temperature, math.inf) if temperature == NOT_CALIBRATED else temperature
 
 

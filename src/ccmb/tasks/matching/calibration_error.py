@@ -60,7 +60,7 @@ class CalibrationError:
 def estimate_calibration_error(
     probability_N: Tensor, label_N: Tensor, unit_N: Tensor | None = None, bins: int = BINS
 ) -> CalibrationError:
-    """The error of the kind of pairs that these are.
+    """Estimate the calibration error of all pairs of this kind.
 
     The bins' differences vary as D ~ Normal(d, s). The sum of |D| lies above that of |d| by at most the folded normal's
     bias, which falls as |d| / s grows: the lower end takes it at the smallest |d| that is plausible in each bin, the

@@ -67,7 +67,7 @@ def draw_pairs(
 
 
 def _right_images(gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]) -> list[list[int]]:
-    """The images that are no non-matches of each text."""
+    """The images that fit each text, and so are no negatives of it."""
     by_name: dict[str, set[int]] = defaultdict(set)
     by_text: dict[str, set[int]] = defaultdict(set)
     for index, sample in enumerate(samples):
@@ -87,8 +87,8 @@ def _draw_wrong(
         row[right] = -torch.inf
     top = cosine_QG.topk(min(depth, cosine_QG.shape[1]), dim=1)
     candidates_Q = (top.values > -torch.inf).sum(1)
-    place_Q = (torch.rand(len(index_Q), generator=generator) * candidates_Q).long()
-    wrong_Q = top.indices.gather(1, place_Q[:, None])[:, 0]
+    rank_Q = (torch.rand(len(index_Q), generator=generator) * candidates_Q).long()
+    wrong_Q = top.indices.gather(1, rank_Q[:, None])[:, 0]
     return index_Q[candidates_Q > 0], wrong_Q[candidates_Q > 0]
 
 

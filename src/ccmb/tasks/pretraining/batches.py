@@ -29,7 +29,7 @@ class Rows(Protocol):
 
     @property
     def image_ids(self) -> Tensor:
-        """(B,) of each pair."""
+        """(B,) id of each pair's image."""
 
     def rows(self, index: list[int]) -> Self:
         """Some of the pairs, in this order."""

@@ -134,7 +134,7 @@ def _nothing() -> None:
 
 
 def check_batch(recipe: PretrainRecipe, joined: World) -> None:
-    """Whether the processes can share a batch.
+    """Check that the processes can share a batch.
 
     Raises:
         UsageError: not evenly.
@@ -157,7 +157,7 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
 
 
 def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
-    """Freeze what the recipe freezes, and compute as it says.
+    """Apply the recipe to a network: frozen parts and ways of computing.
 
     Raises:
         UsageError: there are fewer layers to freeze, or batch norm cannot be trained as the recipe trains.
@@ -257,7 +257,7 @@ def pretraining_log(objectives: Objectives) -> list[str]:
 
 
 def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
-    """Whether the metric by which the best checkpoint is chosen will ever be logged.
+    """Check that the metric that chooses the best checkpoint will be logged.
 
     Args:
         logged: metrics of the run's task and of its validation.

@@ -1,4 +1,4 @@
-"""Shards as the data of a run: found and counted once, and on record, so that a continued run has the same ones."""
+"""Shards as the data of a run: counted once and put on record, so that a continued run has the same ones."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Predictions:
 
 
 def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str]) -> Pairs:
-    """One split of own pairs, or all samples of shards, which have no splits.
+    """Open one split of own pairs, or all samples of shards, which have no splits.
 
     Raises:
         CcmbError: faulty data.

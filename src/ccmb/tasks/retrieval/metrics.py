@@ -68,7 +68,7 @@ def retrieval_report(model: TwoStageModel | Reranker, gallery: Gallery, depth: i
 
 
 def report_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, depth: int) -> dict[str, Any]:
-    """The report of ranks that are known already."""
+    """The report of given ranks."""
     report: dict[str, Any] = {"gallery": len(gallery.images), "texts": len(gallery.texts), "depth": depth}
     report["convention"] = gallery.convention
     report["equal_texts"] = 0 if gallery.equal is None else gallery.equal.count
