@@ -1,4 +1,4 @@
-"""Labelled pairs of the drawn world: true ones are of their image, false ones are of none that shows the same."""
+"""Labelled pairs of synthetic scenes: true ones are of their image, false ones are of none that shows the same."""
 
 from __future__ import annotations
 

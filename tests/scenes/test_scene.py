@@ -1,4 +1,4 @@
-"""The drawn world: true texts, twins, disjoint splits, and a corpus that its seed alone decides."""
+"""Synthetic scenes: true texts, twins, disjoint splits, and a corpus that its seed alone decides."""
 
 from __future__ import annotations
 

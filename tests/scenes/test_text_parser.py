@@ -1,4 +1,4 @@
-"""Texts of the drawn world read back: the truth comes out of every text that names it."""
+"""Texts of synthetic scenes read back: the truth comes out of every text that names it."""
 
 from __future__ import annotations
 

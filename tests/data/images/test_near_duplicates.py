@@ -36,7 +36,7 @@ from ccmb.scenes.scene import random_scene
 
 # Photographs are no part of the project; they are looked for in $CCMB_DATA, or beside the checkout.
 DATA = Path(os.environ.get("CCMB_DATA", Path(__file__).parents[4] / "shared" / "data")) / "flickr8k-cn"
-# Of the drawn world, whose scenes are alike by design: many share the ground and the places of their things.
+# Synthetic scenes are alike by design: many share the ground and the places of their things.
 DRAWN = {"distance": 6, "colour": 12}
 
 Copy = Callable[[Image.Image, random.Random], Image.Image]

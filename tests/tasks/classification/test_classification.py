@@ -174,7 +174,7 @@ def test_intervals_are_those_of_drawing_the_images_again() -> None:
     assert accuracy_report(ranks, labels)["interval"]["top1"] == interval
 
 
-# --- folders of images of the drawn world
+# --- folders of images of synthetic scenes
 
 
 class ColourEye:

@@ -185,7 +185,7 @@ class GenerationMetrics(_Part):
     match_score: float = Field(description="mean, in percent; the cosine's where the judge has no match heads")
     fid: float
     kid: float
-    things: dict[str, float] | None = Field(description="on the drawn world: what is right, in percent")
+    things: dict[str, float] | None = Field(description="on synthetic scenes: what is right, in percent")
     interval: Interval = Field(description="of the match score: 95 %, over texts")
 
 

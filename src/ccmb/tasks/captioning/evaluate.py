@@ -125,7 +125,7 @@ def captioning_report(written: CaptionResults, options: Decoding, reranked: bool
         `words`, those on words, or None where no
         segmenter is installed; `distinct-1` and `distinct-2`; `match_score` and `cosine` where candidates were
         re-ranked, and then also `before_reranking`, the same metrics of the captions that the decoding put first; and
-        `things`, on the drawn world alone, see `things_right`.
+        `things`, on synthetic scenes alone, see `things_right`.
     """
     if not written.captions:
         raise CcmbError("no captions to measure")

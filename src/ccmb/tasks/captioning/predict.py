@@ -27,7 +27,7 @@ from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.tasks.captioning.decoding import Decoding, Vocabulary, decode_captions
 
 # How much a point of the second stage counts beside one of log-probability, by the model's ranking rule: of the weights
-# tried, those with the most attributes right on the validation scenes of the drawn world.
+# tried, those with the most attributes right on the synthetic validation scenes.
 MATCH_WEIGHTS: dict[RankingRule, float] = {"log_odds": 0.5, "sum": 5.0}
 # Tokenizers of words put spaces between all tokens; Chinese has none.
 SPACE = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")

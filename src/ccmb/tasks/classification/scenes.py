@@ -1,4 +1,4 @@
-"""Zero-shot classification on the drawn world: what a model knows of kinds and colours by their names alone."""
+"""Zero-shot classification on synthetic scenes: what a model knows of kinds and colours by their names alone."""
 
 from __future__ import annotations
 

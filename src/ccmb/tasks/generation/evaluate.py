@@ -32,7 +32,7 @@ class Metrics:
 
     Attributes:
         scores: (N,) of each image, in percent: the match score, or the cosine of a judge without match heads; and on
-            the drawn world what of its thing is right, see `things_generated`.
+            synthetic scenes what of its thing is right, see `things_generated`.
         fid, kid: to the images that the texts go with.
     """
 
