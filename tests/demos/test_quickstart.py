@@ -58,6 +58,8 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     out = tmp_path / "quick start"
     report = run_quickstart(out, overrides=OVERRIDES)
     assert report == read_json(out / "report.json")
+    calibration, config = read_json(out / "calibration.json"), read_json(out / "run" / "model" / "config.json")
+    assert config["match_temperature"] == (calibration["match_temperature"] or 1.0)
     retrieval = report["retrieval"]
     assert (retrieval["gallery"], retrieval["texts"], retrieval["depth"]) == (12, 12, 4)
     for direction in ("text_to_image", "image_to_text"):
@@ -65,7 +67,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
             assert set(retrieval[direction][stage]) == {"R@1", "R@5", "R@10"}
     assert report["objectives"] == ["GCPR", "FGR", "MLM", "TgD"]
     assert report["objectives_off"] == ["FgD"]
-    assert list(report["seconds"]) == ["draw", "train", "evaluate", "classify", "index", "report", "total"]
+    assert list(report["seconds"]) == ["draw", "train", "evaluate", "calibrate", "classify", "index", "report", "total"]
     assert report["minimal_pairs"]["pairs"] == 12
     drawn = report["classification"]["drawn"]
     assert report["classification"]["top1"] == drawn["colour"]["trained"]["top1"]
@@ -85,7 +87,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     def never(*_: Any) -> None:
         raise AssertionError("a finished part was done again")
 
-    for part in ("draw", "train", "evaluate", "classify", "index", "report"):
+    for part in ("draw", "train", "evaluate", "calibrate", "classify", "index", "report"):
         monkeypatch.setattr(Quickstart, part, never)
     before = (out / "report.json").read_bytes()
     assert run_quickstart(out, overrides=OVERRIDES) == report
@@ -110,7 +112,7 @@ def test_in_full_it_describes_and_paints_too(
     generative = Generative(few, (*few, *paint), close_ups=12, images=8, best_of=2)
     monkeypatch.setattr(quickstart, "FULL", replace(TINY, generative=generative))
     report = run_quickstart(tmp_path, full=True, overrides=OVERRIDES)
-    assert list(report["seconds"])[4:7] == ["index", "caption", "paint"]
+    assert list(report["seconds"])[5:8] == ["index", "caption", "paint"]
     assert report["captioning"]["pictures"] == 8
     assert report["generation"]["painting"]["best_of"] == 2
     assert {"kind_and_colour", "match_score"} <= report["generation"]["gain"].keys()

@@ -18,9 +18,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ccmb.core.config.retired_keys import renamed_overrides, renamed_values
-from ccmb.core.errors import UsageError
+from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, read_json_lines, write_json
 from ccmb.core.journal import Journal
+from ccmb.core.logs import LOGGER
 from ccmb.demos.quickstart_generative import Generative, describe_images, paint_images, painted_uris
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def run_quickstart(out: Path, full: bool = False, overrides: Sequence[str] = ())
         journal.part("draw", work.draw, [work.pairs, work.labelled, work.images])
         journal.part("train", work.train, [out / "run" / "model" / "model.safetensors"])
         journal.part("evaluate", work.evaluate, [work.evaluation])
+        journal.part("calibrate", work.calibrate, [work.calibration])
         journal.part("classify", work.classify, [work.classification])
         journal.part("index", work.index, [out / "index"])
         if (generative := size.generative) is not None:
@@ -128,6 +130,10 @@ class Quickstart:
     @property
     def evaluation(self) -> Path:
         return self.out / "evaluation.json"
+
+    @property
+    def calibration(self) -> Path:
+        return self.out / "calibration.json"
 
     @property
     def classification(self) -> Path:
@@ -187,6 +193,24 @@ class Quickstart:
             self.out / "run" / "model", model, self.recipe, self.out / "run", evaluation.report["retrieval"]
         )
         write_json(self.evaluation, kept)
+
+    def calibrate(self) -> None:
+        """Fit the match temperature on the validation scenes, so that a search can say how likely a match is.
+
+        A network that cannot be calibrated, such as one without cross encoders, keeps its cosine or match score.
+        """
+        from ccmb.r2d2.folders.match_temperature import store_match_temperature
+        from ccmb.tasks.matching.calibrate import calibrate
+
+        model, processor = self.model
+        try:
+            report = calibrate(model, processor, self.pairs, self.images, "val", ["captions"])
+        except CcmbError as error:
+            LOGGER.warning("not calibrated: %s", error)
+            write_json(self.calibration, {"match_temperature": None, "error": str(error)})
+            return
+        store_match_temperature(self.out / "run" / "model", report["match_temperature"])
+        write_json(self.calibration, report)
 
     def classify(self) -> None:
         """Measure how well the model recognises kinds and colours by name, beside the same network untrained."""
