@@ -204,7 +204,7 @@ class Quickstart:
 
         model, processor = self.model
         try:
-            report = calibrate(model, processor, self.pairs, self.images, "val", ["captions"])
+            report = calibrate(model, processor, self.pairs, self.images, split="val", fields=["captions"])
         except CcmbError as error:
             LOGGER.warning("not calibrated: %s", error)
             write_json(self.calibration, {"match_temperature": None, "error": str(error)})
