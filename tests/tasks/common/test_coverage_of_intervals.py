@@ -54,7 +54,9 @@ def _drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ccmb.tasks.captioning.evaluate.drawn_weights", drawn)
 
 
-def coverage(intervals: Callable[[np.random.Generator], dict[str, Ends]], truth: dict[str, float], times: int) -> None:
+def assert_coverage(
+    intervals: Callable[[np.random.Generator], dict[str, Ends]], truth: dict[str, float], times: int
+) -> None:
     """Fails with the shares of those that hold the truth too seldom."""
     rng, held = np.random.default_rng(0), dict.fromkeys(truth, 0)
     for _ in range(times):
@@ -118,7 +120,7 @@ def test_recalls_mean_recall_and_gain_hold_as_often_as_they_say(images: int, eas
     assert many[0].ranking is not None
     gain = 100 * float(((many[0].ranking == 1).double() - (many[0].pre_ranking == 1).double()).mean())
     truth = recalls | {"mean": sum(recalls.values()) / 6, "gain": gain}
-    coverage(lambda rng: retrieval_intervals(rng, images, ease), truth, 200)
+    assert_coverage(lambda rng: retrieval_intervals(rng, images, ease), truth, 200)
 
 
 def test_intervals_of_a_gain_over_texts_would_hold_too_seldom() -> None:
@@ -174,7 +176,7 @@ def test_differences_of_an_export_and_gains_of_fine_tuning_hold_as_often_as_they
     assert means[1] is not None
     truth = {"mean_recall": means[1] - means[0], "gain": means[1] - means[0], "before": means[0], "after": means[1]}
     truth |= {"text_to_image R@1": ways[0], "image_to_text R@1": ways[1]}
-    coverage(intervals, truth, 160)
+    assert_coverage(intervals, truth, 160)
 
 
 # --- matching: two pairs of each image
@@ -215,7 +217,7 @@ def test_auc_and_accuracy_hold_as_often_as_they_say(images: int, sure: float, mo
 
     auc = float((np.cumsum(1 - labels) * labels).sum() / (labels.sum() * (1 - labels).sum()))
     truth = {"auc": auc, "cosine": auc, "accuracy": accuracy_at(0.5), "fitted": 0.0}
-    coverage(intervals, truth, 160)
+    assert_coverage(intervals, truth, 160)
 
 
 def _curve(kind: str, logit: np.ndarray) -> np.ndarray:
@@ -256,7 +258,7 @@ def test_the_calibration_error_holds_as_often_as_it_says(pairs: int, kind: str, 
         values.append(estimate.value)
         return {kind: estimate.interval}
 
-    coverage(intervals, {kind: truth}, 120)
+    assert_coverage(intervals, {kind: truth}, 120)
     if kind == "twice too sure":
         assert np.mean(values) == pytest.approx(truth, abs=0.006)
 
@@ -283,7 +285,7 @@ def test_accuracies_hold_as_often_as_they_say_however_few_images_a_class_has(cou
 
     top1 = float(share_C[label].mean())
     truth = {"top1": 100 * top1, "top5": 100 * (top1 + (1 - top1) / 2), "mean_per_class": 100 * float(share_C.mean())}
-    coverage(intervals, truth, 250)
+    assert_coverage(intervals, truth, 250)
 
 
 # --- captions and paintings
@@ -311,7 +313,7 @@ def test_metrics_of_captions_and_their_gains_hold_as_often_as_they_say() -> None
         return metric_intervals(after, DRAWS) | gains
 
     truth = captions_of(np.random.default_rng(9), 300_000).metrics()
-    coverage(intervals, truth | {f"gain of {name}": 0.0 for name in names}, 120)
+    assert_coverage(intervals, truth | {f"gain of {name}": 0.0 for name in names}, 120)
 
 
 @pytest.mark.parametrize("texts", [100, 20])
@@ -324,7 +326,7 @@ def test_metrics_of_paintings_hold_as_often_as_they_say(texts: int) -> None:
         return metrics.intervals(DRAWS) | {"gain": interval(gain, texts)}
 
     cosine = float(100 * np.tanh(np.random.default_rng(9).normal(0.3, 0.2, 1_000_000)).mean())
-    coverage(intervals, {"match_score": 40.0, "kind": 90.0, "cosine": cosine, "gain": 0.0}, 200)
+    assert_coverage(intervals, {"match_score": 40.0, "kind": 90.0, "cosine": cosine, "gain": 0.0}, 200)
 
 
 # --- what the intervals are at the ends
