@@ -83,6 +83,8 @@ class Trainer:
         self.validation = validation
         # Whether held-out data choose the best checkpoint.
         self.chooses = bool(validation and recipe.best and recipe.best.metric.startswith(PREFIX))
+        self.label = "train"  # of the progress
+        self.on_line: Callable[[dict[str, float]], None] = lambda line: None  # what else is done with a line of the log
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
         self.module = wrap(task.module, recipe.parallel, task.units())
@@ -124,7 +126,7 @@ class Trainer:
         recipe = self.recipe
         self.task.module.train()
         with (
-            progress("train", recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
+            progress(self.label, recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
             stop_signals() as stop,
             event_files(self.out / "tensorboard", self.step, recipe.tensorboard) as board,
         ):
@@ -228,6 +230,7 @@ class Trainer:
 
     def _log(self, line: dict[str, float]) -> None:
         append_line(self.out / "metrics.jsonl", line)
+        self.on_line(line)
 
     def _metrics(self, losses: dict[str, Tensor], aux: Any, norm: Tensor, rate: float) -> dict[str, float]:
         return {

@@ -35,7 +35,17 @@ from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.pretraining.starting import check_batch, check_best, in_steps, prepare_run, pretraining_log
+from ccmb.tasks.pretraining.stages import OneRun, pretrain_in_stages
+from ccmb.tasks.pretraining.starting import (
+    ALONE,
+    BuildNetwork,
+    Surroundings,
+    check_batch,
+    check_best,
+    in_steps,
+    prepare_run,
+    pretraining_log,
+)
 from ccmb.training.distributed import World, barrier, process_group, world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import full_state_dict
@@ -106,12 +116,28 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
-    check_best(recipe, pretraining_log(recipe.objectives))
     with cpu_threads(recipe.training.threads), process_group() as joined:
-        return _pretrain(recipe, out, joined)
+        if recipe.stages:
+            return pretrain_in_stages(recipe, out, joined, OneRun(build_network, prepare_network, pretrain_once))
+        return pretrain_once(recipe, out, joined)
 
 
-def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
+def pretrain_once(
+    recipe: PretrainRecipe,
+    out: Path,
+    joined: World,
+    network: BuildNetwork | None = None,
+    start: str | None = None,
+    surroundings: Surroundings = ALONE,
+) -> Path:
+    """A run without stages, or one stage of a run; see `pretrain`.
+
+    Args:
+        network: makes the network that it begins with; by default the recipe's.
+        start: the folder of the model that it begins with, whose images it has seen; by default the recipe's.
+        surroundings: see `train_model`.
+    """
+    check_best(recipe, pretraining_log(recipe.objectives))
     check_batch(recipe, joined)
     if recipe.data.shards:
         if recipe.training.epochs:
@@ -121,11 +147,13 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
         samples, images = open_training(recipe.data)
         recipe, begin = in_steps(recipe, samples), _nothing
         load = load_pairs(samples, images, recipe.data, recipe.training)
-    model, processor = build_network(recipe, samples)
+    model, processor = (network or build_network)(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
-    seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
-    return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
+    seen = seen_in_training(recipe.data, samples, start or recipe.model.init_from)
+    return train_model(
+        task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen, surroundings=surroundings
+    )
 
 
 def _nothing() -> None:
@@ -172,6 +200,7 @@ def train_model(
     begin: Callable[[], None] = _nothing,
     validation: Validation | None = None,
     seen: SeenImages | None = None,
+    surroundings: Surroundings = ALONE,
 ) -> Path:
     """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
 
@@ -181,6 +210,7 @@ def train_model(
         begin: what is to be done once the run has a folder.
         validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
         seen: what the model will have been trained on, which the run and its model folder keep on record.
+        surroundings: of a stage, the run that it is part of.
 
     Returns:
         The folder of the finished model.
@@ -191,12 +221,14 @@ def train_model(
         if seen is not None:
             seen.write(out)
         begin()
+        surroundings.begin()
         if frozen_words := frozen_parts(model, recipe.model):
             print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     barrier()
     if training.compile:
         compile_blocks(task.module)
     trainer = Trainer(task, recipe.optimizer, training, out, validation)
+    trainer.label, trainer.on_line = surroundings.label, surroundings.on_line
     if trainer.resume() < training.steps:
         trainer.fit(batches)
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights

@@ -1,16 +1,39 @@
-"""What is settled before a run trains: its steps, the metric that it is judged by, its folder."""
+"""What is settled before a run trains: its steps, the metric that it is judged by, its folder, its surroundings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.data.sample import Sample
 from ccmb.objectives.config import Objectives
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
 from ccmb.training.distributed import World
+
+BuildNetwork = Callable[[PretrainRecipe, Iterable[Sample]], tuple[R2D2Model, R2D2Processor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What stands around a training, where it is one stage of a run.
+
+    Attributes:
+        label: of its progress.
+        begin: done by the first rank once the stage has a folder.
+        on_line: done by the first rank with each line of its log.
+    """
+
+    label: str = "train"
+    begin: Callable[[], None] = lambda: None
+    on_line: Callable[[dict[str, float]], None] = lambda line: None
+
+
+ALONE = Surroundings()
 
 
 def check_batch(recipe: PretrainRecipe, joined: World) -> None:
