@@ -36,21 +36,13 @@ from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
+from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
 from ccmb.training.distributed import World, barrier, process_group, world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import full_state_dict
 from ccmb.training.trainer import Task, Trainer
 from ccmb.training.validation import Validation
-
-CROSS_PARTS = (
-    "image_to_cross",
-    "text_image_encoder",
-    "image_text_encoder",
-    "text_image_match",
-    "image_text_match",
-    "mlm_head",
-)
 
 
 class PretrainTask:
@@ -67,7 +59,7 @@ class PretrainTask:
         return sharding_units(self.pretraining.model, self.pretraining.teacher)
 
     def groups(self) -> list[ParameterGroup]:
-        return parameter_groups(self.pretraining.model, self.recipe)
+        return parameter_groups(self.pretraining.model, self.recipe.optimizer, cross_start(self.recipe.objectives))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.pretraining.total(losses)
@@ -286,13 +278,3 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
         if before != recipe:
             raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
     save_recipe(recipe, path)
-
-
-def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
-    """Towers and projections; cross encoders and heads, which start with the first objective that needs them."""
-    cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
-    towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
-    ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
-    start = min((objective.start_at for objective in ranking), default=0.0)
-    lr = recipe.optimizer.lr
-    return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
