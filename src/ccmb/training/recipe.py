@@ -254,6 +254,13 @@ class TrainingRecipe(ConfigBase):
         description="the checkpoint with the best metric is kept too, as in {metric: gcpr, mode: min}, or gcpr for "
         "short; the sum of the losses grows where an objective joins, so name one that is on from the start",
     )
+    model_ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep an exponential moving average of the trained weights, at this rate once it has warmed up; "
+        "it is what is validated and what the finished model is, while the training goes on with the raw weights",
+    )
     tensorboard: bool = Field(True, description="write event files for TensorBoard into the run folder")
     peak_tflops: float | None = Field(
         None, gt=0, description="what the device could do, for the log's mfu; known for some GPUs, in bf16"

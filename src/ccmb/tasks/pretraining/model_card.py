@@ -106,6 +106,7 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
+        **({"weights": f"moving average of decay {ema:g}"} if (ema := training.model_ema_decay) else {}),
         **({"frozen": frozen} if (frozen := frozen_parts(model, recipe.model)) else {}),
     }
 

@@ -212,7 +212,7 @@ def train_model(
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
-    trainer.load_best()
+    trainer.finish()
     weights = full_state_dict(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
