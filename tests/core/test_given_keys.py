@@ -101,6 +101,7 @@ def test_a_key_of_pre_training_that_would_do_nothing_is_refused_by_name(override
         ("generation", "validation.rerank_k=9"),
         ("generation", "optimizer.layer_decay=0.9"),
         ("generation", "training.model_ema_decay=0.99"),
+        ("generation", "model.lora.rank=4"),
         ("generation", "optimizer.text_lr=1e-4"),
         ("muge", "validation.fields=[texts]"),
     ],

@@ -29,11 +29,13 @@ from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.adapters import merge_adapters
 from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
+from ccmb.tasks.pretraining.lora import add_lora
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
 from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
@@ -149,14 +151,16 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
 
 
 def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
-    """Apply the recipe to a network: frozen parts and ways of computing.
+    """Apply the recipe to a network: frozen parts, adapters and ways of computing.
 
     Raises:
-        UsageError: there are fewer layers to freeze, or batch norm cannot be trained as the recipe trains.
+        UsageError: there are fewer layers to freeze, batch norm cannot be trained as the recipe trains, or see
+            `add_lora`.
     """
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     for name, frozen in recipe.model.frozen().items():
         freeze(towers[name], frozen, name)
+    add_lora(model, recipe.model)
     check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
     model.pack_texts = recipe.training.pack_texts
     if recipe.training.gradient_checkpointing:
@@ -213,6 +217,8 @@ def train_model(
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
     trainer.finish()
+    if recipe.model.lora is not None:
+        merge_adapters(model)
     weights = full_state_dict(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)

@@ -65,7 +65,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         yield Unused(fields, "a labelled pair has one text", ("task",))
     if task == "generation":
         of_towers = "optimizer.image_lr", "optimizer.text_lr", "optimizer.layer_decay"
-        yield Unused(of_towers, "the task generation trains no towers", ("task",))
+        yield Unused(("model.lora", *of_towers), "the task generation trains no towers", ("task",))
         yield Unused(("training.model_ema_decay",), "the painter is averaged by generation.ema_decay", ("task",))
         yield Unused(("training.grad_cache_chunk",), "the task generation computes a batch at once", ("task",))
     if task != "retrieval":
