@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -66,7 +66,11 @@ def add_adapters(tower: nn.Module, adapters: Adapters, name: str, frozen: int = 
     tower.requires_grad_(False)
     inject_adapter_in_model(
         LoraConfig(
-            r=adapters.rank, lora_alpha=adapters.alpha, lora_dropout=adapters.dropout, target_modules=names, bias="none"
+            r=adapters.rank,
+            lora_alpha=cast(Any, adapters.alpha),  # declared a whole number, and only divided
+            lora_dropout=adapters.dropout,
+            target_modules=names,
+            bias="none",
         ),
         tower,
     )
