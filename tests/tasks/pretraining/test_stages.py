@@ -95,7 +95,7 @@ def test_the_heads_of_a_later_stage_are_there_and_untouched_until_it_trains_them
         run.pretrain(staged_recipe(corpus), tmp_path / "run")
     first = load_file(whole / "stages" / "1-towers" / WEIGHTS)
     last = load_file(whole / WEIGHTS)
-    heads = [name for name in first if name.startswith(run.CROSS_PARTS)]
+    heads = [name for name in first if name.startswith(parameter_groups.CROSS_PARTS)]
     assert any(name.startswith("mlm_head") for name in heads)
     assert any(name.startswith("text_image_match") for name in heads)
     assert all(torch.equal(first[name], began[0][name]) for name in heads)

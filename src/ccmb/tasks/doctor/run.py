@@ -184,8 +184,9 @@ def _check_network(
 
 def _check_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> CheckResult:
     training, objectives = recipe.training, recipe.objectives
-    # The weights and two moments of AdamW, and the teacher, which is about the two towers.
+    # The weights and two moments of AdamW, the teacher, which is about the two towers, and the average.
     copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
+    copies += training.model_ema_decay is not None
     kept = training.save_total_limit + 1 + (training.best is not None)  # one more while it is written
     free = shutil.disk_usage(run or ".").free
     return training_checks.check_disk(4 * copies * parameters, kept, free)

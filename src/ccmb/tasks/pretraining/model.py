@@ -26,7 +26,17 @@ from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.training.model_recipe import LONGEST, ModelRecipe
 
 # Keys of a recipe that are not R2D2Config's.
-NO_FIELDS = {"init_from", "preset", "vision", "text", "vocab_size", "freeze_image_tower", "freeze", "image_size"}
+NO_FIELDS = {
+    "init_from",
+    "preset",
+    "vision",
+    "text",
+    "vocab_size",
+    "freeze_image_tower",
+    "freeze",
+    "image_size",
+    "lora",
+}
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
 SETTLED = ("embed_dim", "cross_layers", "initial_temperature", "image_pooling", "text_pooling", "text_prefix")

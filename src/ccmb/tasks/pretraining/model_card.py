@@ -12,6 +12,7 @@ from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import in_words, layers_of
+from ccmb.tasks.pretraining.lora import lora_in_words
 from ccmb.training.recipe import ModelRecipe
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
+        **({"weights": f"moving average of decay {ema:g}"} if (ema := training.model_ema_decay) else {}),
+        **({"adapters": lora} if (lora := lora_in_words(recipe.model)) else {}),
         **({"frozen": frozen} if (frozen := frozen_parts(model, recipe.model)) else {}),
     }
 

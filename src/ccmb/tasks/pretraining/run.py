@@ -27,13 +27,16 @@ from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.adapters import merge_adapters
 from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
+from ccmb.tasks.pretraining.lora import add_lora
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
+from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.stages import OneRun, pretrain_in_stages
 from ccmb.tasks.pretraining.starting import (
@@ -52,15 +55,6 @@ from ccmb.training.parallel import full_state_dict
 from ccmb.training.trainer import Task, Trainer
 from ccmb.training.validation import Validation
 
-CROSS_PARTS = (
-    "image_to_cross",
-    "text_image_encoder",
-    "image_text_encoder",
-    "text_image_match",
-    "image_text_match",
-    "mlm_head",
-)
-
 
 class PretrainTask:
     """Pre-training as the trainer sees it."""
@@ -76,7 +70,7 @@ class PretrainTask:
         return sharding_units(self.pretraining.model, self.pretraining.teacher)
 
     def groups(self) -> list[ParameterGroup]:
-        return parameter_groups(self.pretraining.model, self.recipe)
+        return parameter_groups(self.pretraining.model, self.recipe.optimizer, cross_start(self.recipe.objectives))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.pretraining.total(losses)
@@ -167,14 +161,16 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
 
 
 def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
-    """Apply the recipe to a network: frozen parts and ways of computing.
+    """Apply the recipe to a network: frozen parts, adapters and ways of computing.
 
     Raises:
-        UsageError: there are fewer layers to freeze, or batch norm cannot be trained as the recipe trains.
+        UsageError: there are fewer layers to freeze, batch norm cannot be trained as the recipe trains, or see
+            `add_lora`.
     """
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     for name, frozen in recipe.model.frozen().items():
         freeze(towers[name], frozen, name)
+    add_lora(model, recipe.model)
     check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
     model.pack_texts = recipe.training.pack_texts
     if recipe.training.gradient_checkpointing:
@@ -234,7 +230,9 @@ def train_model(
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
-    trainer.load_best()
+    trainer.finish()
+    if recipe.model.lora is not None:
+        merge_adapters(model)
     weights = full_state_dict(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
@@ -262,13 +260,3 @@ def save_model(
             processor.save_pretrained(staging)
     except SafetensorError as error:
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
-
-
-def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
-    """Towers and projections; cross encoders and heads, which start with the first objective that needs them."""
-    cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
-    towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
-    ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
-    start = min((objective.start_at for objective in ranking), default=0.0)
-    lr = recipe.optimizer.lr
-    return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]
