@@ -227,7 +227,7 @@ def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
     ],
 )
 def test_the_best_checkpoint_is_by_a_metric_that_the_task_logs(name: str, own: list[str], others: list[str]) -> None:
-    from ccmb.tasks.pretraining.run import check_best
+    from ccmb.tasks.pretraining.starting import check_best
     from ccmb.training.validation import PREFIX
 
     family = finetuner_of(name)

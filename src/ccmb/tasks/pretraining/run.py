@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.device import cpu_threads
-from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import atomic_files
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import SeenImages
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import PreTraining, sharding_units
@@ -36,7 +34,8 @@ from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
-from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.starting import check_batch, check_best, in_steps, prepare_run, pretraining_log
 from ccmb.training.distributed import World, barrier, process_group, world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import full_state_dict
@@ -131,23 +130,6 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
 
 def _nothing() -> None:
     """The work of an own-pairs run once it has a folder: none."""
-
-
-def check_batch(recipe: PretrainRecipe, joined: World) -> None:
-    """Check that the processes can share a batch.
-
-    Raises:
-        UsageError: not evenly.
-    """
-    batch = recipe.training.batch_size
-    if batch % joined.size:
-        raise UsageError(f"training.batch_size={batch} cannot be shared evenly by {joined.size} processes")
-
-
-def in_steps(recipe: P, samples: Sequence[Sample]) -> P:
-    """The recipe with its epochs as steps."""
-    texts = sum(len(sample.texts) for sample in samples)
-    return recipe.model_copy(update={"training": recipe.training.in_steps(texts)})
 
 
 def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2D2Model, R2D2Processor]:
@@ -248,44 +230,6 @@ def save_model(
             processor.save_pretrained(staging)
     except SafetensorError as error:
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
-
-
-def pretraining_log(objectives: Objectives) -> list[str]:
-    """Metrics that objectives of pre-training log."""
-    on = objectives.on()
-    return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
-
-
-def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
-    """Check that the metric that chooses the best checkpoint will be logged.
-
-    Args:
-        logged: metrics of the run's task and of its validation.
-
-    Raises:
-        UsageError: it will not; the message lists those that will.
-    """
-    best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
-    if best and best.metric not in known:
-        hint = did_you_mean(best.metric, known)
-        raise UsageError(
-            f"training.best.metric={best.metric}: not in the log of this run{hint}; known: {', '.join(known)}"
-        )
-
-
-def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
-    """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
-    path = out / "recipe.yaml"
-    if path.exists():
-        try:
-            before = load_recipe(
-                type(recipe), path, settled=False
-            )  # keys that an older version did not know have their defaults
-        except CcmbError:
-            before = None
-        if before != recipe:
-            raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
-    save_recipe(recipe, path)
 
 
 def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:

@@ -18,7 +18,8 @@ from ccmb.tasks.common.datasets import (
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 from ccmb.tasks.finetuning.pairs import PairFinetuner, R2D2Loading
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
-from ccmb.tasks.pretraining.run import PretrainTask, make_pretraining, pretraining_log
+from ccmb.tasks.pretraining.run import PretrainTask, make_pretraining
+from ccmb.tasks.pretraining.starting import pretraining_log
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image, mean_recall, report_of_ranks, resampling_unit
 
 STAGES = ("pre_ranking", "ranking")
