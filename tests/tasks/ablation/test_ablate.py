@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +16,13 @@ from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.errors import CcmbError, Stopped
 from ccmb.core.files import read_json, sole_use
 from ccmb.tasks.ablation import evaluation, processes, run
+from ccmb.tasks.ablation.evaluation import open_fields
 from ccmb.tasks.ablation.ladder import default_ladder
 from ccmb.tasks.ablation.plan import Base, Run, plan_runs, write_base
 from ccmb.tasks.ablation.processes import environments, train
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import pretrain
+from tests.helpers.downstream_samples import write_flickr8k
 from tests.helpers.runs import Command, command_line, tiny_corpus, tiny_recipe
 
 LADDER = "easy: {objectives.fgr.hardness: 0.0}\nhard: {objectives.fgr.hardness: 1.0}\n"
@@ -113,12 +117,22 @@ def test_rungs_are_trained_measured_and_compared(
     assert page.count('<svg class="chart dots"') == 2
     assert str(tmp_path) not in text
 
-    # Again: nothing is trained, nothing is ranked.
-    monkeypatch.setattr(evaluation, "load_model", None)
+    # Again: nothing is trained, and only what is not kept is ranked.
+    loaded_models, load_model = list[Path](), evaluation.load_model
+    monkeypatch.setattr(evaluation, "load_model", lambda folder: (loaded_models.append(folder), load_model(folder))[1])
     again = command(*words(corpus, out, "--json"))
     assert again.code == 0, again.err
-    assert len(here.started) == 4
-    assert read_json(out / "ablation.json")["fields"] == report["fields"]
+    assert (len(here.started), loaded_models) == (4, [])
+    assert json.loads(again.out)["fields"] == report["fields"]
+    command(*words(corpus, out, "--rerank-k", 2))
+    assert len(loaded_models) == 4
+    easy, hard = (out / "runs" / name / "seed-0" for name in ("easy", "hard"))
+    shutil.copy(hard / "model" / "model.safetensors", easy / "model" / "model.safetensors")
+    command(*words(corpus, out, "--rerank-k", 2))
+    assert loaded_models[4:] == [easy]
+    (easy / "evaluation.json").write_text("{")  # cut short: made anew
+    assert command(*words(corpus, out)).code == 0
+    assert loaded_models[5:] == [easy]
 
 
 def test_a_stopped_ablation_goes_on_and_more_rungs_and_fields_are_added(
@@ -186,6 +200,21 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     assert wrong.code == 2
     assert "rung 'b': override 'objectives.fgr.hardnes=1': unknown key" in wrong.err
     assert here.started == []
+
+
+def test_fields_are_of_own_pairs_and_shards_need_other_data(corpus: Path, tmp_path: Path) -> None:
+    own = loaded(f"data.folder={corpus}").data
+    assert [one.field for one in open_fields(own, "test", None)] == ["details", "captions"]
+    pairs = f"other={corpus / 'pairs.jsonl'}"
+    assert [len(one.data.samples) for one in open_fields(own, "val", ["title"], pairs)] == [2]
+    of_shards = loaded("data.folder=", "data.shards=x").data
+    with pytest.raises(CcmbError, match="shards have no splits; name other data to measure on with --data"):
+        open_fields(of_shards, "val", None)
+    assert len(open_fields(of_shards, "val", ["title"], pairs)) == 1
+    flickr = write_flickr8k(tmp_path / "flickr8k-cn")
+    assert [one.field for one in open_fields(own, "val", None, f"flickr8k-cn={flickr}")] == ["texts"]
+    with pytest.raises(CcmbError, match="--text-field is of own pairs"):
+        open_fields(own, "val", ["captions"], f"flickr8k-cn={flickr}")
 
 
 def test_another_recipe_or_process_in_the_folder_is_refused(corpus: Path, tmp_path: Path) -> None:

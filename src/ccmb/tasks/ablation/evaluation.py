@@ -14,6 +14,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
 from ccmb.core.hashing import sha256_of_file, sha256_of_json
 from ccmb.data.pairs import readable_samples
+from ccmb.data.shards.shard_set import is_shards
 from ccmb.inference.two_stage import Direction
 from ccmb.r2d2.loading import load_model, weights_fingerprint
 from ccmb.tasks.ablation.plan import Run
@@ -72,7 +73,8 @@ def open_fields(recipe: DataRecipe, split: str, fields: Sequence[str] | None, da
     """
     if data is None and recipe.shards:
         raise CcmbError("data.shards: shards have no splits; name other data to measure on with --data")
-    published = recipe.dataset is not None if data is None else Path(data.rpartition("=")[2]).is_dir()
+    path = None if data is None else Path(data.rpartition("=")[2])
+    published = recipe.dataset is not None if path is None else path.is_dir() and not is_shards(path)
     if published and fields:
         raise UsageError("--text-field is of own pairs, and does nothing with published sets; leave it out")
     wanted = ["texts"] if published else list(dict.fromkeys(fields or recipe.fields))
