@@ -286,5 +286,8 @@ class TrainingRecipe(ConfigBase):
         """
         if self.epochs is None:
             return self
-        steps = max(1, round(self.epochs * max(1, texts // self.batch_size)))
+        return self.with_steps(max(1, round(self.epochs * max(1, texts // self.batch_size))))
+
+    def with_steps(self, steps: int) -> Self:
+        """The recipe with so many steps instead of epochs."""
         return self.model_copy(update={"epochs": None, "steps": steps})

@@ -17,6 +17,7 @@ from ccmb.core.files import read_json_lines
 from ccmb.data.seen_images import read_seen
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.pretraining import run, stages
+from ccmb.tasks.pretraining.parameter_groups import CROSS_PARTS
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.training.runs.run_folder import read_run
 from ccmb.training.trainer import Trainer
@@ -95,7 +96,7 @@ def test_the_heads_of_a_later_stage_are_there_and_untouched_until_it_trains_them
         run.pretrain(staged_recipe(corpus), tmp_path / "run")
     first = load_file(whole / "stages" / "1-towers" / WEIGHTS)
     last = load_file(whole / WEIGHTS)
-    heads = [name for name in first if name.startswith(parameter_groups.CROSS_PARTS)]
+    heads = [name for name in first if name.startswith(CROSS_PARTS)]
     assert any(name.startswith("mlm_head") for name in heads)
     assert any(name.startswith("text_image_match") for name in heads)
     assert all(torch.equal(first[name], began[0][name]) for name in heads)
