@@ -78,14 +78,26 @@ def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
 
 def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
+    check_same_recipe(recipe, out)
+    save_recipe(recipe, out / "recipe.yaml")
+
+
+def check_same_recipe(recipe: PretrainRecipe, out: Path) -> None:
+    """Check that a folder holds no run, or one of this recipe; one of epochs may have become one of steps.
+
+    Raises:
+        CcmbError: it holds a run of another recipe.
+    """
     path = out / "recipe.yaml"
-    if path.exists():
-        try:
-            before = load_recipe(
-                type(recipe), path, settled=False
-            )  # keys that an older version did not know have their defaults
-        except CcmbError:
-            before = None
-        if before != recipe:
-            raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
-    save_recipe(recipe, path)
+    if not path.exists():
+        return
+    try:
+        before = load_recipe(
+            type(recipe), path, settled=False
+        )  # keys that an older version did not know have their defaults
+    except CcmbError:
+        before = None
+    if before is not None and recipe.training.epochs is not None:
+        recipe = recipe.model_copy(update={"training": recipe.training.with_steps(before.training.steps)})
+    if before != recipe:
+        raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
