@@ -34,6 +34,8 @@ class R2D2Config(PreTrainedConfig):
         text_pooling: what of the text tower is projected: "first" (the paper) or "mean" (of the states of a text's real
             tokens, as in E5 and GTE).
         text_prefix: what the processor puts before every text, such as E5's "query: ".
+        projection_hidden: width of a hidden layer in both projections; None: they are linear, as in the paper.
+        projection_dropout: dropout of that hidden layer and of what goes into it, see `HiddenProjection`.
         train_batch_norm: whether batch norm in the towers computes with a batch's statistics in training and gathers
             them, as new networks need it; else with those that it has, as pre-trained towers want it in small batches.
         cross_layers: layers in each cross encoder (6 in the paper); 0 makes PRD2, two towers alone.
@@ -69,6 +71,8 @@ class R2D2Config(PreTrainedConfig):
         image_pooling: ImagePooling | None = None,
         text_pooling: TextPooling = "first",
         text_prefix: str = "",
+        projection_hidden: int | None = None,
+        projection_dropout: float = 0.0,
         train_batch_norm: bool = True,
         cross_layers: int = 6,
         cross_heads: int | None = None,
@@ -92,6 +96,8 @@ class R2D2Config(PreTrainedConfig):
         self._set_image_form(image_width, image_class_token, image_pooling)
         self.text_pooling: TextPooling = one_of("text_pooling", text_pooling, TextPooling)
         self.text_prefix = text_prefix
+        self.projection_hidden = projection_hidden
+        self.projection_dropout = projection_dropout
         self.train_batch_norm = train_batch_norm
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads

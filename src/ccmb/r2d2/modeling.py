@@ -20,6 +20,7 @@ from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
 from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
+from ccmb.r2d2.projection import new_projection
 from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
 from ccmb.r2d2.towers.stillness import keep_still
 
@@ -160,8 +161,9 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         self.text_pooling = config.text_pooling
         self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
         self.text_tower = new_text_tower(text)
-        self.image_projection = nn.Linear(config.image_width, config.embed_dim)
-        self.text_projection = nn.Linear(text.hidden_size, config.embed_dim)
+        projection = config.embed_dim, config.projection_hidden, config.projection_dropout
+        self.image_projection = new_projection(config.image_width, *projection)
+        self.text_projection = new_projection(text.hidden_size, *projection)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)

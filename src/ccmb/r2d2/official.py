@@ -95,6 +95,8 @@ def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) ->
         raise CcmbError(f"towers are {kinds[0]} and {kinds[1]}; the official network has clip_vision_model and bert")
     if model.config.image_pooling != "first":
         raise CcmbError("the official network projects the image tower's first token; this one its pooled output")
+    if model.config.projection_hidden is not None:
+        raise CcmbError("the official network has linear projections; these have a hidden layer")
     unused = unused if unused is not None else getattr(model, "official_unused", None)
     state = {
         _official_name(name): tensor.detach().cpu()

@@ -82,6 +82,12 @@ class ModelRecipe(ConfigBase):
         "encoder to start from says, else first",
     )
     text_prefix: str = Field("", description="what stands before every text, such as E5's `query: `")
+    projection_hidden: int | None = Field(
+        None, gt=0, description="width of a hidden layer in both projections; empty: they are linear, the paper's"
+    )
+    projection_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout of the projections' hidden layer, and of what goes into it"
+    )
     cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
     cross_dropout: float = Field(0.1, ge=0, lt=1)
     image_size: int | None = Field(

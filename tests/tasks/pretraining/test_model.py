@@ -159,7 +159,8 @@ def test_a_new_network_may_pool_by_mean_and_have_a_prefix() -> None:
 def test_poolings_and_prefixes_of_a_start_are_settled(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "start")
     tiny_processor().save_pretrained(tmp_path / "start")
-    for key, value in {"text_pooling": "mean", "text_prefix": "query: ", "image_pooling": "tower"}.items():
+    settled = {"text_pooling": "mean", "text_prefix": "query: ", "image_pooling": "tower", "projection_hidden": 8}
+    for key, value in settled.items():
         values = {
             "data": {"folder": "x"},
             "training": {"steps": 1},

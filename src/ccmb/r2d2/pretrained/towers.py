@@ -33,7 +33,15 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import straighten_quotes
 from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
 
-FROM_CHINESE_CLIP = ("embed_dim", "image_pooling", "initial_temperature", "text_pooling", "text_prefix")
+FROM_CHINESE_CLIP = (
+    "embed_dim",
+    "projection_hidden",
+    "projection_dropout",
+    "image_pooling",
+    "initial_temperature",
+    "text_pooling",
+    "text_prefix",
+)
 # Chinese-CLIP's names -> ours. It stores the temperature as the logarithm of its inverse.
 CHINESE_CLIP_NAMES = {
     r"^vision_model\.": "image_tower.",

@@ -38,8 +38,16 @@ NO_FIELDS = {
     "lora",
 }
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
-CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
-SETTLED = ("embed_dim", "cross_layers", "initial_temperature", "image_pooling", "text_pooling", "text_prefix")
+CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "temperature_min")
+SETTLED = (
+    "embed_dim",
+    "projection_hidden",
+    "cross_layers",
+    "initial_temperature",
+    "image_pooling",
+    "text_pooling",
+    "text_prefix",
+)
 M = TypeVar("M", bound=R2D2Model)
 
 
@@ -125,9 +133,9 @@ def _check_settled(shape: ModelRecipe, config: R2D2Config, keys: Sequence[str]) 
     """Refuse other values than those that the weights to start from settle."""
     for key in is_given(shape, *keys):
         its, wanted = getattr(config, key), getattr(shape, key)
-        if its == wanted if isinstance(its, str) else math.isclose(its, wanted):
+        if its == wanted or (isinstance(its, float) and math.isclose(its, wanted)):
             continue
-        wanted, its = (value if isinstance(value, str) else f"{value:g}" for value in (wanted, its))
+        wanted, its = (f"{value:g}" if isinstance(value, float) else value for value in (wanted, its))
         raise UsageError(
             f"model.{key}={wanted}: the weights of {shape.init_from} settle it, and theirs is {its}; leave it out"
         )

@@ -27,8 +27,8 @@ SECTIONS: dict[str, type[ConfigBase]] = {
 # What the network and the processes of a run are; all stages share it.
 SHARED = {
     "model": {
-        "init_from", "preset", "vision", "text", "embed_dim", "image_pooling", "text_pooling", "text_prefix",
-        "cross_layers", "initial_temperature", "vocab_size",
+        "init_from", "preset", "vision", "text", "embed_dim", "projection_hidden", "image_pooling",
+        "text_pooling", "text_prefix", "cross_layers", "initial_temperature", "vocab_size",
     },
     "training": {"seed", "device", "parallel", "threads"},
 }  # fmt: skip
