@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ccmb.core.errors import UsageError
@@ -88,6 +88,24 @@ def _upto(tower: nn.Module, layers: list[list[nn.Module]], count: int) -> Iterat
             break
         yield parameter
     yield from chain.from_iterable(part.parameters() for layer in layers[:count] for part in layer)
+
+
+def frozen_depth(tower: nn.Module) -> Frozen | None:
+    """How much of a tower is frozen from its input on: all, so many of its lowest layers, or None."""
+    if is_frozen(tower):
+        return "all"
+    layers = layers_of(tower)
+    depths = range(len(layers), 0, -1)
+    return next((n for n in depths if not any(p.requires_grad for p in _upto(tower, layers, n))), None)
+
+
+def frozen_tensors(tower: nn.Module) -> dict[str, Tensor]:
+    """What is frozen of a tower, by name: weights, and the buffers of modules whose weights are all frozen."""
+    tensors: dict[str, Tensor] = {name: p.detach() for name, p in tower.named_parameters() if not p.requires_grad}
+    for name, module in tower.named_modules():
+        if next(module.parameters(), None) is not None and is_frozen(module):
+            tensors |= {f"{name}.{inner}": buffer for inner, buffer in module.named_buffers()}
+    return tensors
 
 
 def in_words(tower: nn.Module, frozen: Frozen) -> str:
