@@ -93,9 +93,10 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     steps = options.repeats + 1
     computed, stored = (Run(recipe_of(options, OBJECTIVES[name], on), steps, options.samples) for on in (False, True))
     assert (stored.is_stored, computed.is_stored) == (True, False)
-    contestants = [Contestant("computed", computed.step), Contestant("stored", stored.step)]
+    slow, fast = Contestant("computed", computed.step), Contestant("stored", stored.step)
+    contestants = [slow, fast]
     take_turns(contestants, options.repeats, stored.device)
-    middle, low, high = median_ratio(*contestants)
+    middle, low, high = median_ratio(slow, fast)
     difference = max(abs(a - b) / abs(a) for a, b in zip(computed.losses, stored.losses, strict=True))
     rates = {one.name: options.batch / one.median for one in contestants}
     print(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
 from ccmb.r2d2.packing import Packing, mean_state
@@ -37,7 +37,7 @@ def image_rows(towers: TwoTowers, pixel_values: Tensor, tokens: bool) -> Tensor:
 
 def image_of_rows(towers: TwoTowers, rows_BRW: Tensor, image_size: int) -> TowerOutput:
     """What `encode_image` gives of images of which these rows are stored."""
-    rows_BRW = rows_BRW.to(towers.image_projection.weight.dtype)
+    rows_BRW = rows_BRW.to(_weight(towers.image_projection).dtype)
     if (boundary := towers.image_boundary) is not None:
         states = rows_BRW.reshape(-1, *boundary.shape[1:])
         blank = rows_BRW.new_zeros(1, 3, image_size, image_size).expand(len(rows_BRW), -1, -1, -1)
@@ -66,7 +66,7 @@ def text_of_rows(
     towers: TwoTowers, input_ids: Tensor, mask_BT: Tensor, rows_BTW: Tensor, packing: Packing | None
 ) -> TowerOutput:
     """What `encode_packed` gives of texts of which these rows are stored; with a single row the token is the text."""
-    rows_BTW = rows_BTW.to(towers.text_projection.weight.dtype)
+    rows_BTW = rows_BTW.to(_weight(towers.text_projection).dtype)
     if (boundary := towers.text_boundary) is not None:
         states = rows_BTW if packing is None else packing.pack(rows_BTW)[None]
         with taken_up(towers.text_tower, boundary, states):
@@ -80,7 +80,7 @@ def text_of_rows(
 
 def image_boundary(model: R2D2Model, count: int, image_size: int) -> Boundary | None:
     """The boundary above the image tower's lowest layers, see `find_boundary`; the model must be in evaluation mode."""
-    weight = model.image_projection.weight
+    weight = _weight(model.image_projection)
     noise = torch.randn(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     several = noise.to(weight.device, weight.dtype)
     one, blank = ({"pixel_values": torch.zeros_like(several[:items])} for items in (1, 3))
@@ -89,7 +89,7 @@ def image_boundary(model: R2D2Model, count: int, image_size: int) -> Boundary | 
 
 def text_boundary(model: R2D2Model, count: int) -> Boundary | None:
     """The boundary above the text tower's lowest layers, likewise."""
-    device = model.text_projection.weight.device
+    device = _weight(model.text_projection).device
     longest = min(6, model.config.max_text_tokens)
     ids = torch.arange(2 * longest, device=device).view(2, -1) % model.config.text_config.vocab_size
     mask = torch.ones_like(ids)
@@ -97,6 +97,10 @@ def text_boundary(model: R2D2Model, count: int) -> Boundary | None:
     one: dict[str, Any] = {"input_ids": ids[:1, :-1], "attention_mask": mask[:1, :-1]}
     several = {"input_ids": ids, "attention_mask": mask}
     return find_boundary(model.text_tower, count, one=one, several=several, stand_in=several)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    return next(module.parameters())
 
 
 def _pooled(towers: TwoTowers, states_BTW: Tensor, mask_BT: Tensor) -> Tensor:
