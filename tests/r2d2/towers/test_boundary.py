@@ -94,11 +94,11 @@ class Returning(Crossing):
         return type("Output", (), {"last_hidden_state": self.layers[2](states)})
 
 
-@pytest.mark.parametrize(("tower", "count"), [(Crossing(), 2), (Returning(), 1)])
-def test_a_tower_that_cannot_be_taken_up_is_found_out(tower: nn.Module, count: int) -> None:
+@pytest.mark.parametrize(("kind", "count"), [(Crossing, 2), (Returning, 1)])
+def test_a_tower_that_cannot_be_taken_up_is_found_out(kind: type[nn.Module], count: int) -> None:
     values = torch.randn(3, 4)
     one, several, blank = ({"pixel_values": pixels} for pixels in (values[:1], values, torch.zeros_like(values)))
-    assert find_boundary(tower, count, one=one, several=several, stand_in=blank) is None
+    assert find_boundary(kind(), count, one=one, several=several, stand_in=blank) is None
 
 
 def test_a_layer_keeps_a_forward_of_its_own() -> None:
