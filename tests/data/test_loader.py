@@ -212,7 +212,7 @@ def test_other_lines_and_near_duplicates_keep_an_image_from_being_mirrored(image
 
 
 def test_views_are_fixed_variations_of_the_content(images, tmp_path):
-    options = Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4, views=3)
+    options = Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4, num_views=3)
     copies = tmp_path / "copies"
     copies.mkdir()
     (copies / "copy.png").write_bytes((tmp_path / "0.png").read_bytes())
@@ -231,7 +231,7 @@ def test_views_are_fixed_variations_of_the_content(images, tmp_path):
 
 
 def test_views_are_not_mirrored_where_a_text_speaks_of_sides(images):
-    options = Augmentation(flip=True, views=8)
+    options = Augmentation(flip=True, num_views=8)
     dataset = TrainingSet([Sample("0.png", ("船在左边",)), Sample("1.png", ("船",))], images, 8, options, seed=0)
     mirrored = [{bool(dataset[epoch, index, None][0][0, 0, 0]) for epoch in range(60)} for index in (0, 1)]
     assert mirrored == [{False}, {False, True}]
@@ -239,7 +239,7 @@ def test_views_are_not_mirrored_where_a_text_speaks_of_sides(images):
 
 def test_keys_stand_for_the_views_that_would_be_drawn(images, tmp_path):
     samples = [Sample(f"{n}.png", ("船在左边" if n == 1 else "船",)) for n in range(3)] + [Sample("bad.png", ("船",))]
-    options = Augmentation(flip=True, color_jitter=0.4, views=3)
+    options = Augmentation(flip=True, color_jitter=0.4, num_views=3)
     digests = {f"{n}.png": hashlib.sha256((tmp_path / f"{n}.png").read_bytes()).digest() for n in range(3)}
     names = StoredImages(digests, {"bad.png": "bad.png: damaged"}, mirrors=True)
     drawn, keyed = (TrainingSet(samples, images, 8, options, seed=0, stored=stored) for stored in (None, names))

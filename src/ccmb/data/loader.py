@@ -153,7 +153,7 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         text = choose_text(sample, rng, field, self.weights)
         if self.alike:
             rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
-        view = rng.randrange(self.augmentation.views) if self.augmentation.views else 0
+        view = rng.randrange(self.augmentation.num_views) if self.augmentation.num_views else 0
         if self.stored is not None:
             key_or_reason = self.stored.key(sample.image, view, self.may_mirror(sample))
             return key_or_reason if isinstance(key_or_reason, str) else (key_or_reason, text, index)
@@ -170,13 +170,13 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         """
         data = self.images.raw(name)
         image = self.images.decoded(name, data)
-        if self.augmentation.views:
+        if self.augmentation.num_views:
             rng = fixed_view(hashlib.sha256(data).digest(), view, self.seed)
         return augment(image, self.size, self.augmentation, rng, may_mirror)
 
     def fixed_pixels(self, name: str, view: int, may_mirror: bool) -> np.ndarray:
         """The pixels of a fixed variation, or of an image that is not varied; see `pixels`."""
-        assert self.augmentation.views or not self.augmentation.varies
+        assert self.augmentation.num_views or not self.augmentation.varies
         return self.pixels(name, random.Random(0), view, may_mirror)
 
 

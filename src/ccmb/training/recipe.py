@@ -238,7 +238,7 @@ class TrainingRecipe(ConfigBase):
         "auto",
         description="compute what frozen towers or frozen lower layers give once, and read it from the user's cache "
         "($CCMB_CACHE) in all later epochs; auto does where images repeat (unaugmented, or with "
-        "data.augmentation.views) and the run draws them more than once",
+        "data.augmentation.num_views) and the run draws them more than once",
     )
     frozen_states_gb: float = Field(
         20.0, gt=0, description="largest size of the cache of all runs, in GB; what was used longest ago goes first"

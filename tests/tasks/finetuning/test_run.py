@@ -64,7 +64,7 @@ def test_frozen_towers_are_read_from_the_cache(
 ) -> None:
     monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(states_pass, "STORED_AS", torch.float64)
-    options = {"model__freeze": "{image: all, text: all}", "data__augmentation__views": 2, "training__steps": 8}
+    options = {"model__freeze": "{image: all, text: all}", "data__augmentation__num_views": 2, "training__steps": 8}
     runs = {}
     for setting in ("on", "off"):
         tuned(start, data, tmp_path / setting, **options, training__frozen_states=setting)

@@ -80,7 +80,7 @@ def _of_a_rank(corpus: Path, out: Path) -> dict[str, list[str]]:
         return plain(self, batch, *rest)
 
     PreTraining.losses = PreTraining.forward = losses  # type: ignore[method-assign]
-    pretrain(recipe(corpus, *LOWEST, *deep(0.0), *ALL_OBJECTIVES, STORED), out)
+    pretrain(recipe(corpus, *LOWEST, *deep(0.0), *ALL_OBJECTIVES, "objectives.fgr.batch_share=1", STORED), out)
     return {"names": seen}
 
 
@@ -112,7 +112,7 @@ class Computed:
         [*LOWEST, *deep(), *ALL_OBJECTIVES],
         [*LOWEST, *deep(), *ALL_OBJECTIVES, "training.pack_texts=off", "training.gradient_checkpointing=on"],
         ["model.freeze.image=all", "model.freeze.text=1", *deep(), "training.grad_cache_chunk=3"],
-        [*WHOLE, "data.augmentation={flip: true, min_crop_scale: 0.5, views: 2}", "data.num_workers=2"],
+        [*WHOLE, "data.augmentation={flip: true, min_crop_scale: 0.5, num_views: 2}", "data.num_workers=2"],
     ],
 )  # fmt: skip
 def test_losses_are_those_of_towers_that_are_computed(corpus: Path, tmp_path: Path, changes: list[str]) -> None:
@@ -137,7 +137,9 @@ def test_a_frozen_tower_computes_each_item_once_over_all_runs(
 
 
 def test_two_processes_that_share_the_pass_are_one(corpus: Path, tmp_path: Path) -> None:
-    one = log_of(recipe(corpus, *LOWEST, *deep(0.0), *ALL_OBJECTIVES, COMPUTED), tmp_path / "one")
+    one = log_of(
+        recipe(corpus, *LOWEST, *deep(0.0), *ALL_OBJECTIVES, "objectives.fgr.batch_share=1", COMPUTED), tmp_path / "one"
+    )
     for ranks in run_in_processes(2, _of_a_rank, tmp_path, corpus, tmp_path / "two"):
         assert ranks["names"] == ["image_rows", "text_rows"]
     lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
@@ -221,7 +223,7 @@ def test_images_that_are_augmented_anew_are_computed_and_texts_stored(
     augmented = [*WHOLE, "data.augmentation={min_crop_scale: 0.5}", "training.steps=40"]
     pretrain(recipe(corpus, *augmented), tmp_path / "auto")
     assert [path.name.split("-")[0] for path in cache.iterdir()] == ["text"]
-    message = "images are augmented anew each time; give data.augmentation.views=4"
+    message = "images are augmented anew each time; give data.augmentation.num_views=4"
     with pytest.raises(UsageError, match=message):
         pretrain(recipe(corpus, *augmented, STORED), tmp_path / "refused")
 
@@ -243,7 +245,7 @@ def test_what_the_states_depend_on_is_in_their_key(corpus: Path) -> None:
         depth = frozen_depth(model.image_tower)
         return ImagePass(training, processor, run, samples, images, depth).key()
 
-    frozen, flipped = "model.freeze.image=all", "data.augmentation={flip: true, views: 2}"
+    frozen, flipped = "model.freeze.image=all", "data.augmentation={flip: true, num_views: 2}"
     only_gcpr = "objectives.fgr=off", "objectives.mlm=off"
     plain = key(frozen)
     assert plain == key(frozen) == key(frozen, "model.freeze.text=all", "optimizer.lr=1", "training.batch_size=4")
@@ -251,10 +253,10 @@ def test_what_the_states_depend_on_is_in_their_key(corpus: Path) -> None:
     keys = [
         plain, key(frozen, move="image_tower"), key("model.freeze.image=1"), key(frozen, *only_gcpr),
         key(frozen, flipped), key(frozen, flipped, "training.seed=1"), key(frozen, "training.precision=bf16"),
-        key(frozen, "data.augmentation={flip: true, color_jitter: 0.1, views: 2}"), key(frozen, "training.seed=1"),
+        key(frozen, "data.augmentation={flip: true, color_jitter: 0.1, num_views: 2}"), key(frozen, "training.seed=1"),
     ]  # fmt: skip
     assert len({*keys}) == len(keys)
-    assert key(frozen, flipped) == key(frozen, "data.augmentation={flip: true, views: 3}")
+    assert key(frozen, flipped) == key(frozen, "data.augmentation={flip: true, num_views: 3}")
 
 
 def test_a_state_that_is_too_large_is_found_out(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Augmentation(ConfigBase):
     rand_augment: RandAugment | None = Field(
         None, description="further operations at random, as in {num_ops: 2, magnitude: 5}; none of them mirrors"
     )
-    views: int | None = Field(
+    num_views: int | None = Field(
         None,
         gt=0,
         description="so many fixed variations of each image, of which one is drawn each time, instead of a new one; "
@@ -102,7 +102,7 @@ def augment(
 
 
 def fixed_view(digest: bytes, view: int, seed: int) -> random.Random:
-    """The random numbers of one of an image's fixed variations, see `Augmentation.views`.
+    """The random numbers of one of an image's fixed variations, see `Augmentation.num_views`.
 
     Args:
         digest: of the image's content.

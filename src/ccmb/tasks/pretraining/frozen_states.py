@@ -41,7 +41,7 @@ def check_frozen_states(recipe: PretrainRecipe) -> None:
         return
     if "image" in recipe.model.frozen() and not _repeats(recipe):
         raise UsageError(
-            "training.frozen_states=on: images are augmented anew each time; give data.augmentation.views=4, or "
+            "training.frozen_states=on: images are augmented anew each time; give data.augmentation.num_views=4, or "
             "training.frozen_states=auto"
         )
     if recipe.training.parallel == "fsdp" and launched():
@@ -91,10 +91,10 @@ class FrozenStates:
             return
         draws, model = steps * self.recipe.training.batch_size, pretraining.model
         if "image" in frozen and _repeats(self.recipe):
-            count = len({sample.image for sample in self.samples}) * (self.recipe.data.augmentation.views or 1)
+            count = len({sample.image for sample in self.samples}) * (self.recipe.data.augmentation.num_views or 1)
             if setting is True or draws > count:
                 depth = frozen_depth(model.image_tower)
-                of_images = ImagePass(pretraining, processor, self.recipe, self.samples, self.source, depth)
+                of_images = ImagePass(pretraining, processor, self.recipe, self.samples, self.source, depth=depth)
                 self.image_store = self._stored("image", of_images, depth)
                 self.images = of_images.names if self.image_store is not None else None
         if "text" in frozen:
@@ -158,4 +158,4 @@ class FrozenStates:
 def _repeats(recipe: PretrainRecipe) -> bool:
     """Whether the training sees the same pixels of an image again."""
     augmentation = recipe.data.augmentation
-    return not augmentation.varies or augmentation.views is not None
+    return not augmentation.varies or augmentation.num_views is not None

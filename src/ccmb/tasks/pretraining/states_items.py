@@ -25,7 +25,7 @@ from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.stillness import Frozen
 from ccmb.r2d2.towers.stored import image_boundary, image_rows, text_boundary, text_rows
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.pretraining.states_pass import Items, StatesPass
+from ccmb.tasks.pretraining.states_pass import KeyedRows, StatesPass
 
 BATCH = 128  # items that are computed at a time
 READERS = 8  # threads that read files for their digests
@@ -63,16 +63,16 @@ class ImagePass(StatesPass):
 
     def input(self) -> dict[str, Any]:
         augmentation, processor = self.recipe.data.augmentation, self.processor
-        varied = {"augmentation": augmentation.model_dump(exclude={"views"}), "seed": self.recipe.training.seed}
+        varied = {"augmentation": augmentation.model_dump(exclude={"num_views"}), "seed": self.recipe.training.seed}
         size = processor.image_size, *processor.image_mean, *processor.image_std
         pooling = self.model.image_pooling, self.model.image_class_token
-        return {"input": size, "pooling": pooling} | (varied if augmentation.views and augmentation.varies else {})
+        return {"input": size, "pooling": pooling} | (varied if augmentation.num_views and augmentation.varies else {})
 
     def wanted(self) -> list[bytes]:
         samples = {(sample.image, self.reader.may_mirror(sample)) for sample in self.reader.samples}
         self._read_digests(sorted({name for name, _ in samples} - {*self.names.digests, *self.names.unreadable}))
         for name, may_mirror in sorted(samples):
-            for view in range(self.recipe.data.augmentation.views or 1):
+            for view in range(self.recipe.data.augmentation.num_views or 1):
                 key = self.names.key(name, view, may_mirror)
                 if isinstance(key, bytes):
                     self._items[key] = name, view, may_mirror
@@ -92,7 +92,7 @@ class ImagePass(StatesPass):
                 else:
                     self.names.digests[name] = result
 
-    def batches(self, keys: Sequence[bytes]) -> Iterator[Items]:
+    def batches(self, keys: Sequence[bytes]) -> Iterator[KeyedRows]:
         loader = DataLoader(
             _Pixels(self.reader, [(key, *self._items[key]) for key in keys]),
             batch_size=BATCH,
@@ -160,7 +160,7 @@ class TextPass(StatesPass):
                 self._tokens |= dict(zip(text_keys(encoded), zip(some, lengths, strict=True), strict=True))
         return list(self._tokens)
 
-    def batches(self, keys: Sequence[bytes]) -> Iterator[Items]:
+    def batches(self, keys: Sequence[bytes]) -> Iterator[KeyedRows]:
         by_length = sorted(keys, key=lambda key: self._tokens[key][1])
         for some in _in_parts(by_length, BATCH):
             encoded = self.processor.texts([self._tokens[key][0] for key in some])

@@ -31,7 +31,7 @@ FORM = 1  # of what is stored; another number leaves all caches behind
 STORED_AS = torch.float16
 PROBED = 8  # items of which one is computed to know its size
 
-Items = list[tuple[bytes, Tensor]]
+KeyedRows = list[tuple[bytes, Tensor]]
 
 
 class StatesPass(ABC):
@@ -100,7 +100,7 @@ class StatesPass(ABC):
         }  # fmt: skip
         return sha256_of_json(parts | self.input())[:32]
 
-    def compute(self, keys: Sequence[bytes], advance: Advance) -> Iterator[Items]:
+    def compute(self, keys: Sequence[bytes], advance: Advance) -> Iterator[KeyedRows]:
         """The rows (R, W) of the items with these keys, batch by batch; unreadable ones are left out."""
         with inference(self.model), precision(self.device, self.recipe.training.precision):
             for items in self.batches(keys):
@@ -128,7 +128,7 @@ class StatesPass(ABC):
         """Keys of all items that the run may read, but those known to be unreadable."""
 
     @abstractmethod
-    def batches(self, keys: Sequence[bytes]) -> Iterator[Items]:
+    def batches(self, keys: Sequence[bytes]) -> Iterator[KeyedRows]:
         """The rows of items as the tower gives them."""
 
     @abstractmethod
@@ -155,9 +155,9 @@ def fill(store: StateStore, states: StatesPass, wanted: Sequence[bytes], advance
     return None
 
 
-def _write(store: StateStore, batches: Iterable[Items]) -> str | None:
+def _write(store: StateStore, batches: Iterable[KeyedRows]) -> str | None:
     """Store items in files of FILE_BYTES; why not all of them, or None."""
-    gathered, size = Items(), 0
+    gathered, size = KeyedRows(), 0
     try:
         for items in batches:
             if not all(bool(rows.isfinite().all()) for _, rows in items):
@@ -166,7 +166,7 @@ def _write(store: StateStore, batches: Iterable[Items]) -> str | None:
             size += sum(rows.numel() * rows.itemsize for _, rows in items)
             if size >= FILE_BYTES:
                 store.write(gathered)
-                gathered, size = Items(), 0
+                gathered, size = KeyedRows(), 0
         if gathered:
             store.write(gathered)
     except CcmbError as error:

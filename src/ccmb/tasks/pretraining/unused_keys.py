@@ -93,7 +93,9 @@ def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
         keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start"))
         yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
-        yield Unused(("data.augmentation.views", *STATES), "of a folder, and data.shards is given", ("data.shards",))
+        yield Unused(
+            ("data.augmentation.num_views", *STATES), "of a folder, and data.shards is given", ("data.shards",)
+        )
     else:
         keys = tuple(f"data.{key}" for key in ("streams", "shuffle_buffer", "samples_per_epoch"))
         yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
@@ -107,7 +109,7 @@ def _of_frozen_states(recipe: Trains) -> Iterator[Unused]:
     elif recipe.training.frozen_states is False:
         yield Unused(STATES[1:], "training.frozen_states is off", STATES[:1])
     if not recipe.data.augmentation.varies:
-        yield Unused(("data.augmentation.views",), "images are not augmented", ("data.augmentation",))
+        yield Unused(("data.augmentation.num_views",), "images are not augmented", ("data.augmentation",))
 
 
 def _of_network(model: ModelRecipe) -> Iterator[Unused]:
