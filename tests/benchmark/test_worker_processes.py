@@ -14,7 +14,8 @@ from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import run_benchmark
-from ccmb.benchmark.worker_processes import ProcessLost, _visible, share
+from ccmb.benchmark.worker_processes import ProcessLost, share
+from ccmb.core.device import visible_devices
 from ccmb.core.errors import CcmbError
 from tests.helpers.benchmark_data import save_set
 from tests.helpers.processes import forking
@@ -53,9 +54,9 @@ def test_without_a_process_the_rest_is_lost() -> None:
 
 def test_devices_are_seen_alone_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [_visible(device) for device in ("cpu", "cuda", "cuda:3")] == ["", "0", "3"]
+    assert [visible_devices(device) for device in ("cpu", "cuda", "cuda:3")] == ["", "0", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert _visible("cuda:1") == "6"
+    assert visible_devices("cuda:1") == "6"
     with pytest.raises(CcmbError, match="--devices=tpu"):
         next(share(where, [1], ["cpu", "tpu"]))
 

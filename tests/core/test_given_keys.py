@@ -68,6 +68,10 @@ def refused(load: Any, *arguments: str) -> str:
         (["model.vision=a/b", "model.text=c/d", "model.vocab_size=99"], "model.vocab_size"),
         (["model.cross_layers=0", "optimizer.cross_lr=1e-3"], "optimizer.cross_lr"),
         (["model.cross_layers=0", "model.cross_dropout=0.3"], "model.cross_dropout"),
+        (["model.freeze.image=all", "optimizer.image_lr=1e-3"], "optimizer.image_lr"),
+        (["model.freeze_image_tower=true", "optimizer.image_lr=1e-3"], "optimizer.image_lr"),
+        (["model.freeze.text=all", "optimizer.text_lr=1e-3"], "optimizer.text_lr"),
+        (["model.freeze={image: all, text: all}", "optimizer.layer_decay=0.9"], "optimizer.layer_decay"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -95,6 +99,10 @@ def test_a_key_of_pre_training_that_would_do_nothing_is_refused_by_name(override
         ("generation", "training.grad_cache_chunk=4"),
         ("generation", "objectives.ema_decay=0.9"),
         ("generation", "validation.rerank_k=9"),
+        ("generation", "optimizer.layer_decay=0.9"),
+        ("generation", "training.model_ema_decay=0.99"),
+        ("generation", "model.lora.rank=4"),
+        ("generation", "optimizer.text_lr=1e-4"),
         ("muge", "validation.fields=[texts]"),
     ],
 )
@@ -227,7 +235,7 @@ def test_a_captioner_to_start_from_settles_its_decoder(tmp_path: Path) -> None:
     ],
 )
 def test_the_best_checkpoint_is_by_a_metric_that_the_task_logs(name: str, own: list[str], others: list[str]) -> None:
-    from ccmb.tasks.pretraining.run import check_best
+    from ccmb.tasks.pretraining.starting import check_best
     from ccmb.training.validation import PREFIX
 
     family = finetuner_of(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,3 +31,14 @@ def test_within_a_bar_further_work_is_silent_and_afterwards_there_are_bars_again
     with progress("later", 1) as advance:
         advance()
     assert "later" in terminal.getvalue()
+
+
+def test_a_line_has_no_rate_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 100))
+    monkeypatch.setattr("ccmb.core.progress.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    with progress("work", 4, "runs", done=1) as advance:
+        advance(0, "begins")
+        advance(1)
+    assert capsys.readouterr().err == "work: 1/4  begins\nwork: 2/4  0.005 runs/s  6:40 left  begins\n"

@@ -30,12 +30,13 @@ from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
 READMES = ("README.md", "README.zh.md")
 RUN_PAGES = ("docs/runs.md", "docs/runs.zh.md")
+ABLATION = ("docs/ablation.md", "docs/ablation.zh.md")
 SPEED = ("docs/speed.md", "docs/speed.zh.md")
 EVALUATION = ("docs/evaluation.md", "docs/evaluation.zh.md")
 DATA_PAGES = ("docs/data.md", "docs/data.zh.md")
 FAST_PAGES = ("docs/fast.md", "docs/fast.zh.md")
 PAIRS = (
-    READMES, PAGES, RUN_PAGES, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES, GENERATION_PAGES,
+    READMES, PAGES, RUN_PAGES, ABLATION, SPEED, EVALUATION, DATA_PAGES, TUNING_PAGES, CAPTION_PAGES, GENERATION_PAGES,
     CORPUS_PAGES, FAST_PAGES, SEARCH_PAGES, SERVING_PAGES, TESTING_PAGES,
 )  # fmt: skip
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?ccmb [a-z].*")
@@ -72,7 +73,7 @@ def test_every_command_exists_with_its_options_and_recipe(source):
     commands = [parse(line) for line in source()]
     assert len(commands) >= 2
     for verb, values in commands:
-        if verb == "pretrain" and values["recipe"] != "RECIPE":
+        if verb in ("pretrain", "ablate") and values["recipe"] != "RECIPE":
             load_recipe(PretrainRecipe, find_recipe(values["recipe"]), values["overrides"])
         if verb == "finetune" and values["recipe"] != "RECIPE":
             load_recipe(FinetuneRecipe, find_recipe(values["recipe"], FINETUNING), values["overrides"])

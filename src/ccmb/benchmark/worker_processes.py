@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from ccmb.core.device import choose_device
+from ccmb.core.device import choose_device, visible_devices
 from ccmb.core.errors import CcmbError
 from ccmb.core.logs import lines_on_stderr, shown_as_lines
 from ccmb.core.progress import silence
@@ -104,7 +104,7 @@ def _answer(function: Callable[[Any], Any], device: str, cpus: int, pipe: Connec
 def _answer_all(function: Callable[[Any], Any], device: str, cpus: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, which ends this process
     silence()
-    os.environ["CUDA_VISIBLE_DEVICES"] = _visible(device)
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices(device)
     if device == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // cpus))
     while True:
@@ -113,11 +113,3 @@ def _answer_all(function: Callable[[Any], Any], device: str, cpus: int, pipe: Co
         except EOFError:
             return
         pipe.send(function(job))
-
-
-def _visible(device: str) -> str:
-    """The value of CUDA_VISIBLE_DEVICES that leaves this one device, or none for the CPU."""
-    if device == "cpu":
-        return ""
-    index, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[index] if visible else str(index)

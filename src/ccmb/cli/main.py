@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from ccmb.cli.ablate import ablate
 from ccmb.cli.benchmark import benchmark, leaderboard
 from ccmb.cli.caption import caption
 from ccmb.cli.convert import calibrate, convert
@@ -47,6 +48,7 @@ app.add_typer(corpus_app)
 
 app.command()(quickstart)
 app.command()(pretrain)
+app.command()(ablate)
 app.command()(finetune)
 app.command()(mix)
 app.command()(doctor)

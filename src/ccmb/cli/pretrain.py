@@ -49,13 +49,15 @@ def pretrain(
     from ccmb.tasks.pretraining.batches import unreadable_images
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
     from ccmb.tasks.pretraining.run import pretrain
+    from ccmb.tasks.pretraining.stage_recipe import in_stages, joint_objectives
 
     path = find_recipe(recipe)
     typed = load_recipe(PretrainRecipe, path, overrides or [])
     run = out or Path("runs") / path.stem
     with orderly_end():
         model = pretrain(typed, run)
-    objectives = {"on": typed.objectives.on(), "off": typed.objectives.off()}
+    of_all = joint_objectives(in_stages(typed)) if typed.stages else typed.objectives
+    objectives = {"on": of_all.on(), "off": of_all.off()}
     unreadable = unreadable_images(run)
     _say_unreadable(unreadable)
     values = {"run": str(run), "model": str(model), "objectives": objectives, "unreadable": unreadable}

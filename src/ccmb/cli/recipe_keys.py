@@ -115,7 +115,8 @@ def _kind(annotation: Any) -> str:
         return _kind(inner[0])
     if origin is list or (origin is tuple and inner[-1] is Ellipsis):
         kind = _kind(inner[0])
-        return f"list of {kind.removeprefix('one of ')}" if kind.startswith("one of ") else f"list of {kind}s"
+        is_plural = kind.startswith("one of ") or kind.endswith("s")
+        return f"list of {kind.removeprefix('one of ')}" if is_plural else f"list of {kind}s"
     if origin is tuple:
         return f"{len(inner)} {_kind(inner[0])}s"
     if origin is dict or annotation is dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
@@ -43,6 +44,14 @@ def choose_device(name: str, option: str = "training.device") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise CcmbError(f"{option}={name}: this machine has {gpus} usable GPUs; use cpu or auto")
     return device
+
+
+def visible_devices(device: str) -> str:
+    """The value of CUDA_VISIBLE_DEVICES with which a process sees this one device alone: no GPU for the CPU."""
+    if device == "cpu":
+        return ""
+    index, visible = torch.device(device).index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[index] if visible else str(index)
 
 
 @contextmanager

@@ -91,7 +91,8 @@ def _lines(label: str, total: int, unit: str, done: int) -> Advance:
         printed = now
         rate = counted / max(1e-9, now - started)
         minutes, seconds = divmod(round(max(0, total - done - counted) / max(1e-9, rate)), 60)
-        line = f"{label}: {done + counted}/{total}  {rate:.3g} {unit}/s  {minutes}:{seconds:02} left  {latest}"
+        pace = f"{rate:.3g} {unit}/s  {minutes}:{seconds:02} left  " if counted else ""  # nothing yet: no rate
+        line = f"{label}: {done + counted}/{total}  {pace}{latest}"
         print(line.rstrip(), file=sys.stderr, flush=True)
 
     return advance

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import mask_ignored, similarity, soft_cross_entropy
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
 from ccmb.r2d2.towers.stillness import is_frozen
+from ccmb.training.averaging import move_average
 
 
 class EmaTeacher(TwoTowers, nn.Module):
@@ -82,12 +82,6 @@ class EmaTeacher(TwoTowers, nn.Module):
             for buffer, source in zip(teacher_part.buffers(), student_part.buffers(), strict=True):
                 buffer.copy_(source)
         move_average(averages, latest, rate)
-
-
-@torch.no_grad()
-def move_average(averages: list[nn.Parameter], latest: list[nn.Parameter], rate: float) -> None:
-    """averages = rate * averages + (1 - rate) * latest, for all parameters in one call."""
-    get_ema_multi_avg_fn(rate)(averages, latest, None)
 
 
 class FeatureQueue(nn.Module):

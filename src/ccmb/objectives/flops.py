@@ -52,7 +52,7 @@ class StepFlops:
 
     Args:
         frozen: whether the whole image tower is frozen, and so shared with the teacher. A tower of which some layers
-            are frozen counts as trained.
+            are frozen counts as trained, and so does one with adapters.
         frozen_text: whether the whole text tower is frozen, and so shared with the teacher.
         stored, stored_text: whether the states of such a tower are stored; masked texts are computed even then.
     """

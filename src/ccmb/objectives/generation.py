@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ccmb.core.config.base import ConfigBase
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.distillation import move_average
 from ccmb.r2d2.generative.generator import R2D2Generator
+from ccmb.training.averaging import move_average, warmed_up
 
 
 class GenerationOptions(ConfigBase):
@@ -100,6 +100,5 @@ class Generation(nn.Module):
     def after_step(self) -> None:
         """Move the average; in the beginning it forgets faster."""
         self.updates += 1
-        done = int(self.updates)
-        rate = min(self.options.ema_decay, (1 + done) / (10 + done))
+        rate = warmed_up(self.options.ema_decay, int(self.updates))
         move_average(list(self.model.painter.parameters()), list(self.student.parameters()), rate)

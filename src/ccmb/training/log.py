@@ -12,7 +12,7 @@ from ccmb.core.files import atomic_write
 from ccmb.core.text.files import split_lines
 
 
-def append_line(path: Path, line: Mapping[str, float]) -> None:
+def append_line(path: Path, line: Mapping[str, float | str]) -> None:
     """Append a line to the log.
 
     Raises:

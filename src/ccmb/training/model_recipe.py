@@ -20,6 +20,7 @@ def _shape_or_source(tower: Any) -> Any:
 
 Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
 
+TowerName = Literal["image", "text"]
 Frozen = Literal["all"] | Annotated[int, Field(gt=0)]
 
 
@@ -32,6 +33,22 @@ class FreezeRecipe(ConfigBase):
         "what stands before them",
     )
     text: Frozen | None = Field(None, description="all, or so many of the text tower's lowest layers, likewise")
+
+
+class LoraRecipe(ConfigBase):
+    """Low-rank adapters of the towers; all else of an adapted tower is frozen."""
+
+    rank: int = Field(8, gt=0, description="of the adapters' matrices")
+    alpha: float = Field(16.0, gt=0, description="adapters are scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the adapters")
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all-linear",
+        description="all linear modules of the layers, or the ends of the names of linear modules and convolutions, as "
+        "in [query, value]",
+    )
+    towers: list[TowerName] | None = Field(
+        None, min_length=1, description="the adapted ones; by default those that are not frozen as a whole"
+    )
 
 
 class ModelRecipe(ConfigBase):
@@ -85,6 +102,11 @@ class ModelRecipe(ConfigBase):
         False, description="train all but the image tower; its teacher is then the tower itself"
     )
     freeze: FreezeRecipe = FreezeRecipe()
+    lora: LoraRecipe | None = Field(
+        None,
+        description="train low-rank adapters instead of the weights of the towers, as in {rank: 8, alpha: 16}; they "
+        "are merged into the finished model; needs peft",
+    )
     train_batch_norm: bool | None = Field(
         None,
         description="whether batch norm computes with a batch's statistics and gathers them; by default in new "
@@ -113,7 +135,38 @@ class ModelRecipe(ConfigBase):
             raise ValueError("model.freeze_image_tower and model.freeze.image say the same; give one")
         return freeze
 
+    @field_validator("lora")
+    @classmethod
+    def _of_towers_that_learn(cls, lora: LoraRecipe | None, info: ValidationInfo) -> LoraRecipe | None:
+        if lora is None or "freeze" not in info.data:
+            return lora
+        frozen = _frozen(info.data["freeze_image_tower"], info.data["freeze"])
+        whole = [name for name in lora.towers or ("image", "text") if frozen.get(name) == "all"]
+        if whole and (lora.towers or len(whole) == 2):
+            raise ValueError(f"the {' and the '.join(whole)} tower is frozen as a whole; adapters would do nothing")
+        return lora
+
+    @field_validator("train_batch_norm")
+    @classmethod
+    def _of_weights_that_learn(cls, trains: bool | None, info: ValidationInfo) -> bool | None:
+        lora = info.data.get("lora")
+        if trains and lora is not None and "image" in (lora.towers or ("image",)):
+            raise ValueError("model.lora leaves all but its adapters of the image tower as it is; give one of both")
+        return trains
+
+    def adapted(self) -> list[TowerName]:
+        """The names of the towers that get adapters."""
+        if self.lora is None:
+            return []
+        frozen = self.frozen()
+        names: list[TowerName] = ["image", "text"]
+        return self.lora.towers or [name for name in names if frozen.get(name) != "all"]
+
     def frozen(self) -> dict[str, Literal["all"] | int]:
         """The frozen part of each tower, by the tower's name; towers without one are left out."""
-        frozen = {"image": "all" if self.freeze_image_tower else self.freeze.image, "text": self.freeze.text}
-        return {name: part for name, part in frozen.items() if part is not None}
+        return _frozen(self.freeze_image_tower, self.freeze)
+
+
+def _frozen(image_tower: bool, freeze: FreezeRecipe) -> dict[str, Literal["all"] | int]:
+    frozen = {"image": "all" if image_tower else freeze.image, "text": freeze.text}
+    return {name: part for name, part in frozen.items() if part is not None}

@@ -138,8 +138,19 @@ class OptimizerRecipe(ConfigBase):
         "final_lr": "min_lr_factor",
         "clip": "max_grad_norm",
     }
-    lr: float = Field(5e-4, gt=0, description="peak learning rate of the towers and projections")
+    lr: float = Field(
+        5e-4, gt=0, description="peak learning rate of projections and temperature, and by default of the towers"
+    )
     cross_lr: float | None = Field(None, gt=0, description="peak of the cross encoders and heads; by default lr")
+    image_lr: float | None = Field(None, gt=0, description="peak of the image tower; by default lr")
+    text_lr: float | None = Field(None, gt=0, description="peak of the text tower; by default lr")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="layer-wise decay of the towers' learning rates: the top layer has the whole rate, each layer "
+        "below it the rate of the one above times this, and what stands before the layers once more",
+    )
     muon_lr_scale: float | None = Field(
         None,
         gt=0,
@@ -252,6 +263,13 @@ class TrainingRecipe(ConfigBase):
         description="the checkpoint with the best metric is kept too, as in {metric: gcpr, mode: min}, or gcpr for "
         "short; the sum of the losses grows where an objective joins, so name one that is on from the start",
     )
+    model_ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep an exponential moving average of the trained weights, at this rate once it has warmed up; "
+        "it is what is validated and what the finished model is, while the training goes on with the raw weights",
+    )
     tensorboard: bool = Field(True, description="write event files for TensorBoard into the run folder")
     peak_tflops: float | None = Field(
         None, gt=0, description="what the device could do, for the log's mfu; known for some GPUs, in bf16"
@@ -277,5 +295,8 @@ class TrainingRecipe(ConfigBase):
         """
         if self.epochs is None:
             return self
-        steps = max(1, round(self.epochs * max(1, texts // self.batch_size)))
+        return self.with_steps(max(1, round(self.epochs * max(1, texts // self.batch_size))))
+
+    def with_steps(self, steps: int) -> Self:
+        """The recipe with so many steps instead of epochs."""
         return self.model_copy(update={"epochs": None, "steps": steps})

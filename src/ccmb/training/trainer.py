@@ -13,6 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from ccmb.core.device import choose_device, computes_bf16, precision
 from ccmb.core.errors import CcmbError, Stopped, one_line
 from ccmb.core.progress import progress
 from ccmb.core.signals import stop_signals
+from ccmb.training.averaging import AveragedWeights
 from ccmb.training.checkpoints import load_checkpoint, load_latest, remove_old, save_checkpoint
 from ccmb.training.distributed import all_reduce_max, all_reduce_sum, barrier, world
 from ccmb.training.log import append_line, drop_lines_after
@@ -83,10 +85,14 @@ class Trainer:
         self.validation = validation
         # Whether held-out data choose the best checkpoint.
         self.chooses = bool(validation and recipe.best and recipe.best.metric.startswith(PREFIX))
+        self.label = "train"  # of the progress
+        self.on_line: Callable[[dict[str, float]], None] = lambda line: None  # what else is done with a line of the log
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
         self.module = wrap(task.module, recipe.parallel, task.units())
         self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
+        decay = recipe.model_ema_decay
+        self.average = None if decay is None else AveragedWeights(task.module, decay)
         self.step = 0
 
     def resume(self) -> int:
@@ -102,6 +108,7 @@ class Trainer:
                 load_module(self.task.module, state["module"])
                 for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                     load_optimizer(optimizer, saved)
+                self._load_average(state)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise CcmbError(
                     f"{self.out}: checkpoint {self.step} is of another network ({one_line(error)})"
@@ -125,7 +132,7 @@ class Trainer:
         self.task.module.train()
         source = batches(self.step, recipe.steps)  # before the bar, since they may have one of their own
         with (
-            progress("train", recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
+            progress(self.label, recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
             stop_signals() as stop,
             event_files(self.out / "tensorboard", self.step, recipe.tensorboard) as board,
         ):
@@ -159,21 +166,33 @@ class Trainer:
                     message = f"stopped at step {self.step}; run the same command again to go on"
                     raise Stopped(message, by_user=asked == signal.SIGINT)
 
-    def load_best(self) -> None:
-        """Go back to the weights of the best checkpoint, if held-out data has chosen one; all ranks take part.
+    def finish(self) -> None:
+        """Give the module the weights of the finished model; nothing is trained or saved afterwards.
+
+        They are those of the best checkpoint, if held-out data has chosen one, else of the last step; and their
+        average, if the recipe keeps one. All ranks take part.
 
         Raises:
-            CcmbError: it cannot be read.
+            CcmbError: the best checkpoint cannot be read.
         """
         step = best_step(self.out / "checkpoints") if self.chooses else None
         if step is not None and step != self.step:
-            load_module(self.task.module, load_checkpoint(self.out / "checkpoints", step)["module"])
+            state = load_checkpoint(self.out / "checkpoints", step)
+            load_module(self.task.module, state["module"])
+            self._load_average(state)
+        if self.average is not None:
+            self.average.exchange()
+
+    def _load_average(self, state: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def save(self) -> None:
         """Write a checkpoint of the current step; all ranks take part, one writes."""
         state = {
             "module": full_state_dict(self.task.module.state_dict()),
             "optimizers": [full_state_dict(optimizer.state_dict()) for optimizer in self.optimizers],
+            **({} if self.average is None else {"average": full_state_dict(self.average.state_dict())}),
         }
         if self.world.is_main:
             save_checkpoint(self.out / "checkpoints", self.step, state, self.recipe.save_total_limit)
@@ -196,7 +215,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         assert self.validation is not None
-        metrics = self.validation.metrics()
+        with nullcontext() if self.average is None else self.average.applied():
+            metrics = self.validation.metrics()
         self.task.module.train()  # of whatever was put into evaluation mode
         return metrics
 
@@ -225,10 +245,13 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.task.after_step()
+        if self.average is not None:
+            self.average.update(self.step + 1)
         return losses, aux, norm
 
     def _log(self, line: dict[str, float]) -> None:
         append_line(self.out / "metrics.jsonl", line)
+        self.on_line(line)
 
     def _metrics(self, losses: dict[str, Tensor], aux: Any, norm: Tensor, rate: float) -> dict[str, float]:
         return {

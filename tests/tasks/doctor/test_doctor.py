@@ -149,12 +149,17 @@ def test_the_batch_against_the_data(count, batch, steps, level, words):
         ({"lr": 5e-4}, 128, True, "warning"),
         ({"lr": 2e-4}, 1024, True, "ok"),  # a larger batch bears more
         ({"lr": 5e-3}, 128, True, "problem"),
+        ({"lr": 1e-3, "image_lr": 1e-2}, 128, False, "warning"),
+        ({"lr": 1e-3, "image_lr": 2e-5, "text_lr": 5e-5}, 128, True, "ok"),  # lr is of the new projections
+        ({"lr": 1e-3, "image_lr": 2e-5, "text_lr": 5e-4}, 128, True, "warning"),
     ],
 )
 def test_learning_rates(options, batch, trained, level):
     finding = training.check_lr(OptimizerRecipe(**options), batch, trained)
     assert (good(finding), finding.level) == (level == "ok", level)
-    assert f"lr {max(options['lr'], options.get('cross_lr', 0)):g}" in finding.message
+    rates = [value for name, value in options.items() if name.endswith("lr")]
+    rates = rates[1:] if trained and len(rates) == 3 else rates  # of towers with rates of their own
+    assert f"lr {max(rates):g}" in finding.message
 
 
 def test_warmup_threads_shards_and_disk():

@@ -46,6 +46,19 @@ def test_a_run_in_metrics(batch, tmp_path):
     assert run.points("mlm") == [(20, 1.5), (30, 1.5), (40, 1.5)]
 
 
+def test_a_run_in_stages_has_the_steps_of_all_and_hours_by_the_batch_of_each(tmp_path):
+    folder = write_run(tmp_path / "run")
+    stages = "[{name: one, training: {steps: 20}}, {name: two, training: {steps: 30, batch_size: 16}}]"
+    (folder / "recipe.yaml").write_text(f"training: {{steps: 20, batch_size: 8}}\nstages: {stages}\n")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"stage": "one" if line["step"] <= 20 else "two"} for line in lines]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(folder)
+    assert (run.step, run.steps) == (40, 50)
+    assert run.hours == pytest.approx((20 * 8 + 20 * 16) / 80 / 3600)
+    assert "stage" not in metrics_of([run])
+
+
 def test_a_run_that_is_writing_just_now_or_has_no_recipe_can_be_read(tmp_path):
     folder = write_run(tmp_path / "run", steps=20)
     (folder / "recipe.yaml").unlink()

@@ -44,6 +44,19 @@ class SaysUnused(Protocol):
         """The keys that would do nothing, whether they were given or not."""
 
 
+@runtime_checkable
+class Differences(Protocol):
+    """An item of a list in a recipe: a name, and keys that differ from the recipe's."""
+
+    name: str
+
+    def given(self) -> Iterable[str]:
+        """The given keys in full, with the item's name before them."""
+
+    def forget(self, key: str) -> None:
+        """Remove a given key; the item's name does not stand before it."""
+
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -90,9 +103,18 @@ def given_keys(recipe: BaseModel, overrides: Sequence[str] = (), prefix: str = "
         if isinstance(value, BaseModel):
             yield from given_keys(value, overrides, f"{key}.")
             continue
-        override = next((text for text in reversed(overrides) if touches(_key(text), key)), None)
+        items = value if isinstance(value, list) else []
+        for inner in (f"{key}.{text}" for item in items if isinstance(item, Differences) for text in item.given()):
+            yield inner, _override_for(inner, overrides)
+        if any(isinstance(item, Differences) for item in items):
+            continue
+        override = _override_for(key, overrides)
         if override is not None or value != _default(recipe, name):
             yield key, override
+
+
+def _override_for(key: str, overrides: Sequence[str]) -> str | None:
+    return next((text for text in reversed(overrides) if touches(_key(text), key)), None)
 
 
 def touches(one: str, other: str) -> bool:
@@ -131,8 +153,13 @@ def _default(part: BaseModel, name: str) -> Any:
 def _forget(recipe: BaseModel, key: str) -> None:
     """Reset a key to its default, as if it had not been given."""
     *parents, last = key.split(".")
-    for parent in parents:
-        recipe = getattr(recipe, parent)
+    for depth, parent in enumerate(parents):
+        part = getattr(recipe, parent)
+        if isinstance(part, list):
+            name, *inner = key.split(".")[depth + 1 :]
+            next(item for item in part if item.name == name).forget(".".join(inner))
+            return
+        recipe = part
     setattr(recipe, last, _default(recipe, last))
     recipe.model_fields_set.discard(last)
 
@@ -142,5 +169,5 @@ def _forget_defaults(recipe: BaseModel, given: set[str], prefix: str = "") -> No
         value, key = getattr(recipe, name), f"{prefix}{name}"
         if isinstance(value, BaseModel):
             _forget_defaults(value, given, f"{key}.")
-        elif key not in given:
+        elif not any(touches(one, key) for one in given):
             recipe.model_fields_set.discard(name)

@@ -21,7 +21,7 @@ from ccmb.core.config.retired_keys import (
     retired_keys,
     say_renamed,
 )
-from ccmb.core.config.yaml_values import override_key, parse_yaml
+from ccmb.core.config.yaml_values import key_of, override_key, parse_yaml
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.core.files import atomic_write
 from ccmb.core.text.files import read_text
@@ -74,8 +74,7 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
     if settled:
         say_renamed(renamed, path.name)
         say_renamed(renamed_by_hand, "overrides")
-    for override in overrides:
-        override_key(values, override)
+    overrides = [override_key(values, override) for override in overrides]
     recipe = check_recipe(kind, values, str(path), overrides)
     return settle(recipe, path, overrides) if settled else recipe
 
@@ -91,13 +90,13 @@ def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: S
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = key_of(values, first["loc"])
         where = next(
             (f"override '{override}'" for override in reversed(overrides) if touches(override.partition("=")[0], key)),
             where,
         )
         if first["type"] == "extra_forbidden":
-            hint = _hint(kind, first["loc"])
+            hint = first.get("ctx", {}).get("hint") or hint_for(kind, first["loc"])
             raise UsageError(f"{where}: unknown key '{key}'{hint}") from None
         if first["type"] == "missing":
             raise UsageError(f"{where}: key '{key}' is missing") from None
@@ -126,7 +125,7 @@ def data_folder(name: str) -> Path:
     raise CcmbError(f"{looked}: no such folder; give data.folder=FOLDER or set CCMB_DATA to the folder that holds it")
 
 
-def _hint(kind: type[BaseModel], location: Sequence[int | str]) -> str:
+def hint_for(kind: type[BaseModel], location: Sequence[int | str]) -> str:
     """What an unknown key may have been meant for; one that is like an old name, for the name of today."""
     for name in location[:-1]:
         inner = part_of(kind, str(name))

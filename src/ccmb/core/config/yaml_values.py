@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -19,24 +20,76 @@ _Loader.add_implicit_resolver(
 )
 
 
-def override_key(values: dict[str, Any], override: str) -> None:
-    """Set one key by an override `key=value`.
+def override_key(values: dict[str, Any], override: str) -> str:
+    """Set one key by an override `key=value`; of a list of parts with names, a part of the key is a name or a number.
+
+    Returns:
+        The override, with names in the place of numbers.
 
     Raises:
-        UsageError: the override is malformed, or its value is not YAML.
+        UsageError: the override is malformed, its value is not YAML, or a list has no such item.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(f"override '{override}': write key=value, such as training.steps=200")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(values.get(parent), dict):
-            values[parent] = {}
-        values = values[parent]
     try:
-        values[last] = parse_yaml(text)
+        value = parse_yaml(text)
     except ValueError as error:
         raise UsageError(f"override '{override}': the value is not valid YAML ({error})") from None
+    *parents, last = key.split(".")
+    names, holder = [], values
+    for depth, parent in enumerate(parents):
+        part: Any = holder.get(parent)
+        if isinstance(holder, _Items):
+            parent = holder.name(parent, override, ".".join(parents[:depth]))
+            part = holder[parent]
+        elif isinstance(part, list):
+            part = _Items(part)
+        elif not isinstance(part, dict):
+            part = holder[parent] = {}
+        names.append(parent)
+        holder = part
+    if isinstance(holder, _Items):
+        raise UsageError(f"override '{override}': name a key of the item too, such as {key}.training.steps=200")
+    holder[last] = value
+    return f"{'.'.join([*names, last])}={text}"
+
+
+class _Items(dict[str, Any]):
+    """The items of a list that are mappings, by their names."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.names = [item_name(item, index) for index, item in enumerate(items)]
+        super().__init__(zip(self.names, items, strict=True))
+
+    def name(self, given: str, override: str, key: str) -> str:
+        """The name of the item that is given by its name or its number."""
+        if given.isdecimal() and int(given) < len(self.names):
+            given = self.names[int(given)]
+        if not isinstance(self.get(given), dict):
+            raise UsageError(f"override '{override}': {key} has no '{given}'; it has {', '.join(self.names) or 'none'}")
+        return given
+
+
+def item_name(item: Any, index: int) -> str:
+    """The part of a key that stands for an item of a list: its name if it has one, else its number from 0."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) and name else str(index)
+
+
+def key_of(values: Any, location: Iterable[int | str]) -> str:
+    """The key of a place in a recipe's values, with the names of items in the place of their numbers."""
+    names = []
+    for part in location:
+        inner: Any = None
+        name = str(part)
+        if isinstance(part, int) and isinstance(values, list) and part < len(values):
+            inner, name = values[part], item_name(values[part], part)
+        elif isinstance(values, dict):
+            inner = values.get(part)
+        names.append(name)
+        values = inner
+    return ".".join(names)
 
 
 def parse_yaml(text: str) -> Any:

@@ -76,27 +76,37 @@ def freeze(tower: nn.Module, frozen: Frozen, name: str) -> None:
             f"model.freeze.{name}={frozen}: the {name} tower has {len(layers)} layers; give all"
             + (f", or 1 to {len(layers)}" if layers else "")
         )
-    for parameter in _upto(tower, layers, frozen):
+    for parameter in chain.from_iterable(parameters_by_depth(tower)[: frozen + 1]):
         parameter.requires_grad_(False)
 
 
-def _upto(tower: nn.Module, layers: list[list[nn.Module]], count: int) -> Iterator[nn.Parameter]:
-    """Parameters of the lowest layers, and those that the tower holds before all layers."""
-    of_layers = {id(p) for layer in layers for part in layer for p in part.parameters()}
+def parameters_by_depth(tower: nn.Module) -> list[list[nn.Parameter]]:
+    """A tower's parameters: those before all layers, those of each of the L layers from the lowest up, and the others.
+
+    What is registered before the first layer stands before all layers; there are L + 2 lists. All is "before" in a
+    tower without layers.
+    """
+    layers = layers_of(tower)
+    depth_of: dict[nn.Parameter, int] = {}
+    for depth, layer in enumerate(layers, start=1):
+        for parameter in chain.from_iterable(part.parameters() for part in layer):
+            depth_of.setdefault(parameter, depth)
+    by_depth: list[list[nn.Parameter]] = [[] for _ in range(len(layers) + 2)]
+    outside = 0
     for parameter in tower.parameters():
-        if id(parameter) in of_layers:
-            break
-        yield parameter
-    yield from chain.from_iterable(part.parameters() for layer in layers[:count] for part in layer)
+        if parameter in depth_of:
+            outside = len(layers) + 1
+        by_depth[depth_of.get(parameter, outside)].append(parameter)
+    return by_depth
 
 
 def frozen_depth(tower: nn.Module) -> Frozen | None:
     """How much of a tower is frozen from its input on: all, so many of its lowest layers, or None."""
     if is_frozen(tower):
         return "all"
-    layers = layers_of(tower)
-    depths = range(len(layers), 0, -1)
-    return next((n for n in depths if not any(p.requires_grad for p in _upto(tower, layers, n))), None)
+    by_depth = parameters_by_depth(tower)
+    trained = [any(parameter.requires_grad for parameter in parameters) for parameters in by_depth]
+    return next((count for count in range(len(by_depth) - 2, 0, -1) if not any(trained[: count + 1])), None)
 
 
 def frozen_tensors(tower: nn.Module) -> dict[str, Tensor]:

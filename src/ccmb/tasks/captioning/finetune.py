@@ -26,7 +26,8 @@ from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 from ccmb.tasks.finetuning.pairs import PairFinetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
-from ccmb.tasks.pretraining.run import build_network, make_pretraining, parameter_groups, prepare_network
+from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
+from ccmb.tasks.pretraining.run import build_network, make_pretraining, prepare_network
 from ccmb.training.optimizers import ParameterGroup
 
 MAIN = "CIDEr-D"
@@ -53,7 +54,7 @@ class CaptioningTask:
         ids = set(map(id, decoder))
         groups = [
             ParameterGroup([p for p in group.parameters if id(p) not in ids], group.lr, group.start)
-            for group in parameter_groups(model, self.recipe)
+            for group in parameter_groups(model, optimizer, cross_start(self.recipe.objectives))
         ]
         return [*groups, ParameterGroup(decoder, optimizer.cross_lr or optimizer.lr)]
 

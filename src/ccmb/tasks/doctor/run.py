@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ from ccmb.tasks.doctor.findings import CheckResult
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.stage_recipe import in_stages
 from ccmb.tasks.registry import finetuner_of
 from ccmb.training.nonfinite import what_to_lower
 from ccmb.training.recipe import TrainingRecipe
@@ -39,8 +41,14 @@ EFFICIENCY = 0.35  # share of the speed of a plain matrix product that training 
 
 
 def examine(recipe: PretrainRecipe, run: Path | None = None) -> list[CheckResult]:
-    """All checks of a recipe, its data and, if there is one, its run so far."""
+    """All checks of a recipe, its data and, if there is one, its run so far; of a recipe in stages those of each."""
     findings: list[CheckResult] = []
+    if recipe.stages:
+        for number, (stage, whole) in enumerate(zip(recipe.stages, in_stages(recipe), strict=True), start=1):
+            folder = None if run is None else run / "stages" / f"{number}-{stage.name}"
+            logged = folder if folder and (folder / "metrics.jsonl").is_file() else None
+            findings += [replace(one, check=f"{stage.name}: {one.check}") for one in examine(whole, logged)]
+        return findings
     log = [] if run is None else read_run(run).lines
     lines: list[Line] = []
     if recipe.data.shards and not isinstance(recipe, FinetuneRecipe):
@@ -176,8 +184,9 @@ def _check_network(
 
 def _check_disk(recipe: PretrainRecipe, parameters: int, run: Path | None) -> CheckResult:
     training, objectives = recipe.training, recipe.objectives
-    # The weights and two moments of AdamW, and the teacher, which is about the two towers.
+    # The weights and two moments of AdamW, the teacher, which is about the two towers, and the average.
     copies = 4 if objectives.tgd.weight or objectives.fgd.weight else 3
+    copies += training.model_ema_decay is not None
     kept = training.save_total_limit + 1 + (training.best is not None)  # one more while it is written
     free = shutil.disk_usage(run or ".").free
     return training_checks.check_disk(4 * copies * parameters, kept, free)

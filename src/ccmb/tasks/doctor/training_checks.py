@@ -20,7 +20,7 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
     """Check the learning rates of AdamW and Muon, for training from nothing or from trained weights."""
     low, high, wrong = TRAINED_LR if trained else SCRATCH_LR
     factor = math.sqrt(batch / 128) if trained else 1.0
-    lr = max(options.lr, options.cross_lr or 0.0)
+    lr = _highest(options, trained)
     start = "from trained weights" if trained else "from nothing"
     message = f"lr {lr:g} {start} at a batch of {batch}"
     if options.muon_lr_scale:
@@ -50,6 +50,14 @@ def check_lr(options: OptimizerRecipe, batch: int, trained: bool) -> CheckResult
         message=message,
         fix=fix,
     )
+
+
+def _highest(options: OptimizerRecipe, trained: bool) -> float:
+    """The highest of the rates; of trained towers with rates of their own the higher of these."""
+    if trained and options.image_lr and options.text_lr:
+        return max(options.image_lr, options.text_lr)
+    rates = options.lr, options.cross_lr, options.image_lr, options.text_lr
+    return max(rate for rate in rates if rate)
 
 
 def check_warmup(warmup: int, steps: int) -> CheckResult:

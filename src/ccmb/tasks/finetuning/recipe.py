@@ -59,6 +59,9 @@ class FinetuneRecipe(PretrainRecipe):
     validation: ValidationRecipe = ValidationRecipe()
 
     def unused(self) -> Iterator[Unused]:
+        if self.stages:
+            why = "pre-training goes in stages; fine-tune once for each, with --model the run before"
+            yield Unused(("stages",), why, ())
         yield from super().unused()
         yield from unused_in_finetuning(self)
 

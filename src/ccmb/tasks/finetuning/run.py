@@ -27,7 +27,8 @@ from ccmb.tasks.finetuning.page import finetuned_page
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.frozen_states import check_frozen_states
 from ccmb.tasks.pretraining.model_card import write_model_card
-from ccmb.tasks.pretraining.run import check_batch, check_best, in_steps, train_model
+from ccmb.tasks.pretraining.run import train_model
+from ccmb.tasks.pretraining.starting import check_batch, check_best, in_steps
 from ccmb.tasks.registry import finetuner_of
 from ccmb.training.distributed import World, process_group
 from ccmb.training.model_selection import read_best

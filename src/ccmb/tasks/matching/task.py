@@ -16,7 +16,7 @@ from ccmb.objectives.collate import LabelledCollate
 from ccmb.objectives.matching import Matching, MatchingAux
 from ccmb.objectives.pretraining import sharding_units
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.tasks.pretraining.run import CROSS_PARTS
+from ccmb.tasks.pretraining.parameter_groups import parameter_groups
 from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.recipe import DataRecipe, OptimizerRecipe, TrainingRecipe
@@ -36,11 +36,7 @@ class MatchingTask:
         return sharding_units(self.matching.model)
 
     def groups(self) -> list[ParameterGroup]:
-        """Towers and projections; cross encoders and heads."""
-        lr, named = self.optimizer.lr, list(self.matching.model.named_parameters())
-        cross = [p for name, p in named if name.startswith(CROSS_PARTS)]
-        towers = [p for name, p in named if not name.startswith(CROSS_PARTS)]
-        return [ParameterGroup(towers, lr), ParameterGroup(cross, self.optimizer.cross_lr or lr)]
+        return parameter_groups(self.matching.model, self.optimizer)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.matching.total(losses)

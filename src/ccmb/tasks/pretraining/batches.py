@@ -173,5 +173,6 @@ def _note_unreadable(lines: list[str], out: Path) -> None:
 
 def unreadable_images(run: Path) -> list[str]:
     """A line for each image that the run, by any of its processes, has tried to read in vain so far."""
-    lists = [split_lines(path.read_text(encoding="utf-8")) for path in run.glob("unreadable*.txt")]
+    paths = [*run.glob("unreadable*.txt"), *run.glob("stages/*/unreadable*.txt")]
+    lists = [split_lines(path.read_text(encoding="utf-8")) for path in paths]
     return sorted({line for lines in lists for line in lines})

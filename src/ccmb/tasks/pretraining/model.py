@@ -26,7 +26,17 @@ from ccmb.r2d2.tokenizer import train_tokenizer
 from ccmb.training.model_recipe import LONGEST, ModelRecipe
 
 # Keys of a recipe that are not R2D2Config's.
-NO_FIELDS = {"init_from", "preset", "vision", "text", "vocab_size", "freeze_image_tower", "freeze", "image_size"}
+NO_FIELDS = {
+    "init_from",
+    "preset",
+    "vision",
+    "text",
+    "vocab_size",
+    "freeze_image_tower",
+    "freeze",
+    "image_size",
+    "lora",
+}
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "ranking_rule", "temperature_min")
 SETTLED = ("embed_dim", "cross_layers", "initial_temperature", "image_pooling", "text_pooling", "text_prefix")
@@ -47,8 +57,7 @@ def build_model(
     """
     fields = shape.model_dump(exclude=NO_FIELDS)
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
-    pre_trained = bool(shape.init_from) or isinstance(shape.vision, str)
-    fields["train_batch_norm"] = not pre_trained if shape.train_batch_norm is None else shape.train_batch_norm
+    fields["train_batch_norm"] = trains_batch_norm(shape)
     if shape.init_from and is_chinese_clip(shape.init_from):
         fields["max_text_tokens"] = shape.max_text_tokens or LONGEST
         fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
@@ -65,6 +74,12 @@ def build_model(
         vision, text = named.vision_config.to_dict() | {"image_size": named.image_size}, named.text_config.to_dict()
         return _new(_of_size(vision, shape.image_size, False), text, shape.vocab_size, fields, samples)
     return _new(_of_size(shape.vision, shape.image_size, True), shape.text, shape.vocab_size, fields, samples)
+
+
+def trains_batch_norm(shape: ModelRecipe) -> bool:
+    """Whether batch norm is trained: as the recipe says, and by default that of new networks alone."""
+    pre_trained = bool(shape.init_from) or isinstance(shape.vision, str)
+    return not pre_trained if shape.train_batch_norm is None else shape.train_batch_norm
 
 
 def refuse_sizes(shape: ModelRecipe, what: str) -> None:

@@ -12,11 +12,13 @@ from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import in_words, layers_of
+from ccmb.tasks.pretraining.lora import lora_in_words
 from ccmb.training.recipe import ModelRecipe
 
 if TYPE_CHECKING:
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
+CARD_FILE = "README.md"  # the last file of a finished run
 CARD = """\
 ---
 language: zh
@@ -47,15 +49,21 @@ scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"
 
 ## 训练 · Training
 
-| | |
-|---|---|
 {training}
 
 {metrics}"""
 
 
+TABLE = "| | |\n|---|---|\n"
+
+
 def write_model_card(
-    folder: Path, model: R2D2Model, recipe: PretrainRecipe, run: Path, retrieval: Mapping[str, Any] | None = None
+    folder: Path,
+    model: R2D2Model,
+    recipe: PretrainRecipe,
+    run: Path,
+    retrieval: Mapping[str, Any] | None = None,
+    stages: Mapping[str, tuple[PretrainRecipe, Path]] | None = None,
 ) -> None:
     """Write the card of a finished run.
 
@@ -63,6 +71,7 @@ def write_model_card(
         folder: the model folder.
         run: the run folder, whose `metrics.jsonl` tells the last losses.
         retrieval: what `ccmb evaluate` found, if it did: its metrics go into the card.
+        stages: recipe and run folder of each stage by its name, if the run went in stages; `recipe` is the last one's.
     """
     kind = "R2D2" if model.can_rank else "PRD2"
     text = CARD.format(
@@ -71,10 +80,10 @@ def write_model_card(
         kind_zh="中文图文双塔与两个交叉编码器" if model.can_rank else "中文图文双塔",
         kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
         network=_table(_network(model)),
-        training=_table(_training(model, recipe, run)),
+        training=_stages(model, stages) if stages else TABLE + _table(_training(model, recipe, run)),
         metrics=_metrics(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
     )
-    with atomic_write(folder / "README.md") as file:
+    with atomic_write(folder / CARD_FILE) as file:
         file.write(text)
 
 
@@ -93,6 +102,18 @@ def _network(model: R2D2Model) -> dict[str, object]:
     }
 
 
+def _stages(model: R2D2Model, stages: Mapping[str, tuple[PretrainRecipe, Path]]) -> str:
+    """A table for each stage; every one but the first started from the model of the one before."""
+    parts, before = [], ""
+    for number, (name, (recipe, run)) in enumerate(stages.items(), start=1):
+        values = _training(model, recipe, run) | ({"started from": f"stage {number - 1}, {before}"} if before else {})
+        size = {"images": f"{recipe.model.image_size} x {recipe.model.image_size} pixels"}
+        values |= size if recipe.model.image_size else {}
+        parts.append(f"### 阶段 {number} · Stage {number}: {name}\n\n{TABLE}{_table(values)}")
+        before = name
+    return "\n\n".join(parts)
+
+
 def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, object]:
     training, objectives = recipe.training, recipe.objectives
     lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
@@ -106,6 +127,8 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
+        **({"weights": f"moving average of decay {ema:g}"} if (ema := training.model_ema_decay) else {}),
+        **({"adapters": lora} if (lora := lora_in_words(recipe.model)) else {}),
         **({"frozen": frozen} if (frozen := frozen_parts(model, recipe.model)) else {}),
     }
 

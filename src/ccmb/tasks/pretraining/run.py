@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.device import cpu_threads
-from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
+from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import atomic_files
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import SeenImages
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import teacher_agreement
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.pretraining import PreTraining, sharding_units
@@ -29,29 +27,34 @@ from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.folders.match_temperature import stored_match_temperature
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.adapters import merge_adapters
 from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
 from ccmb.tasks.pretraining.frozen_states import FrozenStates, check_frozen_states
+from ccmb.tasks.pretraining.lora import add_lora
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
-from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
+from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.stages import OneRun, pretrain_in_stages
+from ccmb.tasks.pretraining.starting import (
+    ALONE,
+    BuildNetwork,
+    Surroundings,
+    check_batch,
+    check_best,
+    in_steps,
+    prepare_run,
+    pretraining_log,
+)
 from ccmb.training.distributed import World, barrier, process_group, world
 from ccmb.training.optimizers import ParameterGroup
 from ccmb.training.parallel import full_state_dict
 from ccmb.training.trainer import Task, Trainer
 from ccmb.training.validation import Validation
-
-CROSS_PARTS = (
-    "image_to_cross",
-    "text_image_encoder",
-    "image_text_encoder",
-    "text_image_match",
-    "image_text_match",
-    "mlm_head",
-)
 
 
 class PretrainTask:
@@ -68,7 +71,7 @@ class PretrainTask:
         return sharding_units(self.pretraining.model, self.pretraining.teacher)
 
     def groups(self) -> list[ParameterGroup]:
-        return parameter_groups(self.pretraining.model, self.recipe)
+        return parameter_groups(self.pretraining.model, self.recipe.optimizer, cross_start(self.recipe.objectives))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return self.pretraining.total(losses)
@@ -109,13 +112,29 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Path:
     Raises:
         CcmbError: missing or faulty data, or a run folder that another recipe made.
     """
+    with cpu_threads(recipe.training.threads), process_group() as joined:
+        if recipe.stages:
+            return pretrain_in_stages(recipe, out, joined, OneRun(build_network, prepare_network, pretrain_once))
+        return pretrain_once(recipe, out, joined)
+
+
+def pretrain_once(
+    recipe: PretrainRecipe,
+    out: Path,
+    joined: World,
+    network: BuildNetwork | None = None,
+    start: str | None = None,
+    surroundings: Surroundings = ALONE,
+) -> Path:
+    """A run without stages, or one stage of a run; see `pretrain`.
+
+    Args:
+        network: makes the network that it begins with; by default the recipe's.
+        start: the folder of the model that it begins with, whose images it has seen; by default the recipe's.
+        surroundings: see `train_model`.
+    """
     check_best(recipe, pretraining_log(recipe.objectives))
     check_frozen_states(recipe)
-    with cpu_threads(recipe.training.threads), process_group() as joined:
-        return _pretrain(recipe, out, joined)
-
-
-def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
     check_batch(recipe, joined)
     if recipe.data.shards:
         if recipe.training.epochs:
@@ -126,34 +145,19 @@ def _pretrain(recipe: PretrainRecipe, out: Path, joined: World) -> Path:
         samples, images = open_training(recipe.data)
         recipe, begin, states = in_steps(recipe, samples), _nothing, FrozenStates(samples, images, recipe)
         load = load_pairs(samples, images, recipe.data, recipe.training, states)
-    model, processor = build_network(recipe, samples)
+    model, processor = (network or build_network)(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
     if states is not None:
         batches = states.before(batches, task.pretraining, processor)
-    seen = seen_in_training(recipe.data, samples, recipe.model.init_from)
-    return train_model(task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen)
+    seen = seen_in_training(recipe.data, samples, start or recipe.model.init_from)
+    return train_model(
+        task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen, surroundings=surroundings
+    )
 
 
 def _nothing() -> None:
     """The work of an own-pairs run once it has a folder: none."""
-
-
-def check_batch(recipe: PretrainRecipe, joined: World) -> None:
-    """Check that the processes can share a batch.
-
-    Raises:
-        UsageError: not evenly.
-    """
-    batch = recipe.training.batch_size
-    if batch % joined.size:
-        raise UsageError(f"training.batch_size={batch} cannot be shared evenly by {joined.size} processes")
-
-
-def in_steps(recipe: P, samples: Sequence[Sample]) -> P:
-    """The recipe with its epochs as steps."""
-    texts = sum(len(sample.texts) for sample in samples)
-    return recipe.model_copy(update={"training": recipe.training.in_steps(texts)})
 
 
 def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2D2Model, R2D2Processor]:
@@ -163,14 +167,16 @@ def build_network(recipe: PretrainRecipe, samples: Iterable[Sample]) -> tuple[R2
 
 
 def prepare_network(model: R2D2Model, recipe: PretrainRecipe) -> None:
-    """Apply the recipe to a network: frozen parts and ways of computing.
+    """Apply the recipe to a network: frozen parts, adapters and ways of computing.
 
     Raises:
-        UsageError: there are fewer layers to freeze, or batch norm cannot be trained as the recipe trains.
+        UsageError: there are fewer layers to freeze, batch norm cannot be trained as the recipe trains, or see
+            `add_lora`.
     """
     towers: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
     for name, frozen in recipe.model.frozen().items():
         freeze(towers[name], frozen, name)
+    add_lora(model, recipe.model)
     check_batch_norm(model, recipe.model.train_batch_norm, recipe.training)
     model.pack_texts = recipe.training.pack_texts
     if recipe.training.gradient_checkpointing:
@@ -196,6 +202,7 @@ def train_model(
     begin: Callable[[], None] = _nothing,
     validation: Validation | None = None,
     seen: SeenImages | None = None,
+    surroundings: Surroundings = ALONE,
 ) -> Path:
     """Train the network that a task holds in the run folder `out`, or go on there; all ranks take part.
 
@@ -205,6 +212,7 @@ def train_model(
         begin: what is to be done once the run has a folder.
         validation: what is measured meanwhile; the finished model is the one that it chose, if it did.
         seen: what the model will have been trained on, which the run and its model folder keep on record.
+        surroundings: of a stage, the run that it is part of.
 
     Returns:
         The folder of the finished model.
@@ -215,18 +223,22 @@ def train_model(
         if seen is not None:
             seen.write(out)
         begin()
+        surroundings.begin()
         if frozen_words := frozen_parts(model, recipe.model):
             print(f"ccmb: frozen: {frozen_words}", file=sys.stderr, flush=True)
     barrier()
     if training.compile:
         compile_blocks(task.module)
     trainer = Trainer(task, recipe.optimizer, training, out, validation)
+    trainer.label, trainer.on_line = surroundings.label, surroundings.on_line
     if trainer.resume() < training.steps:
         trainer.fit(batches)
         model.config.match_temperature = 1.0  # that of a model to start from was fitted to other weights
     else:
         model.config.match_temperature = stored_match_temperature(out / "model")
-    trainer.load_best()
+    trainer.finish()
+    if recipe.model.lora is not None:
+        merge_adapters(model)
     weights = full_state_dict(model.state_dict())
     if world().is_main:
         save_model(out / "model", model, processor, weights)
@@ -254,51 +266,3 @@ def save_model(
             processor.save_pretrained(staging)
     except SafetensorError as error:
         raise CcmbError(f"{folder}: could not be written ({one_line(error)})") from None
-
-
-def pretraining_log(objectives: Objectives) -> list[str]:
-    """Metrics that objectives of pre-training log."""
-    on = objectives.on()
-    return [*on, "temperature", *(["teacher_agreement"] if {"tgd", "fgd"} & {*on} else [])]
-
-
-def check_best(recipe: PretrainRecipe, logged: Sequence[str]) -> None:
-    """Check that the metric that chooses the best checkpoint will be logged.
-
-    Args:
-        logged: metrics of the run's task and of its validation.
-
-    Raises:
-        UsageError: it will not; the message lists those that will.
-    """
-    best, known = recipe.training.best, ["loss", *logged, "gradient_norm"]
-    if best and best.metric not in known:
-        hint = did_you_mean(best.metric, known)
-        raise UsageError(
-            f"training.best.metric={best.metric}: not in the log of this run{hint}; known: {', '.join(known)}"
-        )
-
-
-def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
-    """Make the run folder with its resolved recipe; a folder that holds another recipe's run is refused."""
-    path = out / "recipe.yaml"
-    if path.exists():
-        try:
-            before = load_recipe(
-                type(recipe), path, settled=False
-            )  # keys that an older version did not know have their defaults
-        except CcmbError:
-            before = None
-        if before != recipe:
-            raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
-    save_recipe(recipe, path)
-
-
-def parameter_groups(model: R2D2Model, recipe: PretrainRecipe) -> list[ParameterGroup]:
-    """Towers and projections; cross encoders and heads, which start with the first objective that needs them."""
-    cross = [p for name, p in model.named_parameters() if name.startswith(CROSS_PARTS)]
-    towers = [p for name, p in model.named_parameters() if not name.startswith(CROSS_PARTS)]
-    ranking = [o for o in (recipe.objectives.fgr, recipe.objectives.mlm) if o.weight]
-    start = min((objective.start_at for objective in ranking), default=0.0)
-    lr = recipe.optimizer.lr
-    return [ParameterGroup(towers, lr), ParameterGroup(cross, recipe.optimizer.cross_lr or lr, start)]

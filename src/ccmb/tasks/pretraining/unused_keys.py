@@ -45,6 +45,7 @@ def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
     yield from _of_network(recipe.model)
     yield from _of_objectives(recipe.objectives)
     yield from _of_frozen_states(recipe)
+    yield from _of_towers(recipe.model)
     if recipe.optimizer.schedule == "triangular":
         keys = "optimizer.warmup_start_factor", "optimizer.lr_decay_stages"
         yield Unused(keys, "of the schedule cosine", ("optimizer.schedule",))
@@ -68,6 +69,9 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         fields = "data.fields", "data.field_starts", "data.field_weights", "validation.fields"
         yield Unused(fields, "a labelled pair has one text", ("task",))
     if task == "generation":
+        of_towers = "optimizer.image_lr", "optimizer.text_lr", "optimizer.layer_decay"
+        yield Unused(("model.lora", *of_towers), "the task generation trains no towers", ("task",))
+        yield Unused(("training.model_ema_decay",), "the painter is averaged by generation.ema_decay", ("task",))
         yield Unused(("training.grad_cache_chunk",), "the task generation computes a batch at once", ("task",))
     if task != "retrieval":
         yield Unused(("validation.rerank_k",), "of the task retrieval", ("task",))
@@ -132,6 +136,15 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
         cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
         yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
+
+
+def _of_towers(model: ModelRecipe) -> Iterator[Unused]:
+    frozen = [name for name, part in model.frozen().items() if part == "all"]
+    causes = "model.freeze", "model.freeze_image_tower"
+    for name in frozen:
+        yield Unused((f"optimizer.{name}_lr",), f"the {name} tower is frozen", causes)
+    if len(frozen) == 2:
+        yield Unused(("optimizer.layer_decay",), "both towers are frozen", causes)
 
 
 def _of_objectives(objectives: Objectives) -> Iterator[Unused]:

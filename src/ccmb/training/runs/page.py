@@ -52,7 +52,7 @@ def curves_page(runs: Sequence[Run]) -> str:
     """One chart for each metric with all runs in it, after a table of the runs."""
     names = ", ".join(Path(run.name).name for run in runs)
     header = f"<header><h1>{both('训练曲线', 'Training curves')}</h1></header>"
-    return document(f"CCMB: {names}", [header, _runs_section(runs), curves_section(runs)])
+    return document(f"CCMB: {names}", [header, runs_section(runs), curves_section(runs)])
 
 
 def curves_section(runs: Sequence[Run]) -> str:
@@ -122,7 +122,8 @@ def _panel(draw: ImageDraw.ImageDraw, runs: Sequence[Run], name: str, corner: tu
             draw.ellipse((x_end - 3, y_end - 3, x_end + 3, y_end + 3), _colour(index))
 
 
-def _runs_section(runs: Sequence[Run]) -> str:
+def runs_section(runs: Sequence[Run]) -> str:
+    """A table of the runs, each with the colour of its curves."""
     rows = []
     for index, run in enumerate(runs):
         metrics = summary(run)

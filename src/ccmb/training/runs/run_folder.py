@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ class Run:
         name: as the user gave it.
         lines: of its log.
         steps, batch: of its recipe; None where it has none.
+        batches: of a run in stages, the batch size of each by its name, which stands in its lines as `stage`.
     """
 
     name: str
     lines: list[dict[str, float]]
     steps: int | None
     batch: int | None
+    batches: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -45,7 +48,8 @@ class Run:
         seconds, before = 0.0, 0.0
         for line in self.lines:
             rate = line.get("samples_per_second", 0.0)
-            seconds += (line["step"] - before) * self.batch / rate if rate else 0.0
+            batch = self.batches.get(str(line.get("stage")), self.batch)
+            seconds += (line["step"] - before) * batch / rate if rate else 0.0
             before = line["step"]
         return seconds / 3600
 
@@ -67,13 +71,17 @@ def read_run(path: Path) -> Run:
         hint = f"; it holds: {', '.join(inside)}" if inside else "; a run has one once its first steps are logged"
         raise CcmbError(f"{path}: no run folder (no metrics.jsonl in it){hint}")
     training: dict[str, Any] = {}
+    steps, batches = None, dict[str, int]()
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError, UsageError):
-        saved = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["training"]
-        training, _ = renamed_values(TrainingRecipe, saved)
+        saved = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        training, _ = renamed_values(TrainingRecipe, saved["training"])
+        of_stages = {stage["name"]: training | stage["training"] for stage in saved.get("stages", ())}
+        batches = {name: stage["batch_size"] for name, stage in of_stages.items()}
+        steps = sum(stage["steps"] for stage in of_stages.values()) or training.get("steps")
     lines = []
     for text in split_lines(log.read_text(encoding="utf-8", errors="replace")):
         with suppress(ValueError):  # the last line of a run that is writing just now may be cut short
             line = json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
-    return Run(str(path), lines, training.get("steps"), training.get("batch_size"))
+    return Run(str(path), lines, steps, training.get("batch_size"), batches)

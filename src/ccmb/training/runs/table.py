@@ -30,7 +30,8 @@ LABELS: dict[str, tuple[str, str]] = {
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Names of all metrics in the logs, those of LABELS first and in its order."""
-    names = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
+    lines = (line for run in runs for line in run.lines)
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "stage")))
     return [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
 
 
