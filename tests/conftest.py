@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +20,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches anything
+# Nor writes into the user's cache.
+os.environ["CCMB_CACHE"] = tempfile.mkdtemp(prefix="ccmb-tests-")
+atexit.register(shutil.rmtree, os.environ["CCMB_CACHE"], ignore_errors=True)
 
 # A loaded machine is no failure: no deadline, and the same examples every time.
 settings.register_profile("ccmb", deadline=None, derandomize=True, max_examples=50)

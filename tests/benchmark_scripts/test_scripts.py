@@ -16,6 +16,7 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
 from tests.helpers.exact import assert_same
 from tests.helpers.runs import tiny_corpus
+from tests.helpers.sources import save_backbone, save_sentence_encoder
 from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -23,6 +24,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import corpus_download  # noqa: E402
 import evaluate_retrieval  # noqa: E402
+import frozen_towers  # noqa: E402
 import gallery_memory  # noqa: E402
 import mixed_load  # noqa: E402
 import paired  # noqa: E402
@@ -264,3 +266,18 @@ def test_a_server_is_searched_added_to_and_deleted_from_at_once(tmp_path: Path) 
 def test_growth_is_of_the_last_tenth_over_the_second() -> None:
     sizes = [50, 100, 100, 110, 120, 105, 130, 90, 100, 110, 110]
     assert mixed_load.growth(list(enumerate(sizes))) == (pytest.approx(10), 100, 110)
+
+
+def test_stored_towers_have_the_losses_of_computed_ones(tmp_path: Path) -> None:
+    towers = (
+        save_backbone(tmp_path / "image", "resnet"),
+        save_sentence_encoder(tmp_path / "text", pooling="mean_tokens"),
+    )
+    data = ["--data", str(tiny_corpus(tmp_path / "data")), "--pairs", "pairs.jsonl", "--fields", "captions", "details"]
+    options = ["--batch", "8", "--size", "64", "--repeats", "2", "--precision", "fp32", "--threads", "1"]
+    report = frozen_towers.main([*data, "--vision", str(towers[0]), "--text", str(towers[1]), *options])
+    for line in report["results"]["lines"]:
+        assert line["loss_difference"] < frozen_towers.CLOSE
+        assert all(len(losses) == 3 for losses in line["losses"])
+        assert line["ratio"] > 0
+    assert [claim["unit"] for claim in report["claims"]] == ["x", "", "x", ""]

@@ -1,5 +1,7 @@
 """The order of batches: each sample once an epoch, groups together, and the same from any step on."""
 
+import hashlib
+import itertools
 import os
 import signal
 from collections import Counter
@@ -15,6 +17,7 @@ from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation, speaks_of_sides
 from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
+from ccmb.data.states.images import StoredImages
 
 
 def grouped(sizes: list[int]) -> list[Sample]:
@@ -206,6 +209,48 @@ def test_other_lines_and_near_duplicates_keep_an_image_from_being_mirrored(image
     dataset = TrainingSet(samples, images, 8, Augmentation(flip=True), seed=0)
     mirrored = [any(dataset[epoch, index, None][0][0, 0, 0] for epoch in range(30)) for index in range(5)]
     assert mirrored == [False, False, False, False, True]
+
+
+def test_views_are_fixed_variations_of_the_content(images, tmp_path):
+    options = Augmentation(flip=True, min_crop_scale=0.3, color_jitter=0.4, num_views=3)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (copies / "copy.png").write_bytes((tmp_path / "0.png").read_bytes())
+    dataset = TrainingSet([Sample("0.png", ("船",))], images, 8, options, seed=0)
+    copied = TrainingSet([Sample("copy.png", ("船",))], ImageSource.open(copies), 8, options, seed=0)
+    other = TrainingSet([Sample("0.png", ("船",))], images, 8, options, seed=1)
+
+    def seen(dataset, name):
+        views = {dataset.fixed_pixels(name, view, True).tobytes() for view in range(3)}
+        drawn = {dataset[epoch, 0, None][0].tobytes() for epoch in range(40)}
+        assert drawn == views
+        assert len(views) == 3
+        return views
+
+    assert seen(dataset, "0.png") == seen(copied, "copy.png") != seen(other, "0.png")
+
+
+def test_views_are_not_mirrored_where_a_text_speaks_of_sides(images):
+    options = Augmentation(flip=True, num_views=8)
+    dataset = TrainingSet([Sample("0.png", ("船在左边",)), Sample("1.png", ("船",))], images, 8, options, seed=0)
+    mirrored = [{bool(dataset[epoch, index, None][0][0, 0, 0]) for epoch in range(60)} for index in (0, 1)]
+    assert mirrored == [{False}, {False, True}]
+
+
+def test_keys_stand_for_the_views_that_would_be_drawn(images, tmp_path):
+    samples = [Sample(f"{n}.png", ("船在左边" if n == 1 else "船",)) for n in range(3)] + [Sample("bad.png", ("船",))]
+    options = Augmentation(flip=True, color_jitter=0.4, num_views=3)
+    digests = {f"{n}.png": hashlib.sha256((tmp_path / f"{n}.png").read_bytes()).digest() for n in range(3)}
+    names = StoredImages(digests, {"bad.png": "bad.png: damaged"}, mirrors=True)
+    drawn, keyed = (TrainingSet(samples, images, 8, options, seed=0, stored=stored) for stored in (None, names))
+    for index, epoch in itertools.product(range(3), range(9)):
+        pixels, text, _ = drawn[epoch, index, None]
+        key, same_text, same_index = keyed[epoch, index, None]
+        assert (text, index) == (same_text, same_index)
+        name, allowed = samples[index].image, drawn.may_mirror(samples[index])
+        [view] = [view for view in range(3) if names.key(name, view, allowed) == key]
+        np.testing.assert_array_equal(pixels, drawn.fixed_pixels(name, view, allowed))
+    assert keyed[0, 3, None] == "bad.png: damaged"
 
 
 class Killer(TrainingSet):

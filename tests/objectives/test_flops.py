@@ -81,6 +81,17 @@ def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():
     assert StepFlops(tiny_config(), on, frozen=True)(LENGTHS, 40, 0.0) == len(LENGTHS) * IMAGE + 4 * texts
 
 
+def test_towers_whose_states_are_stored_cost_nothing_but_masked_texts():
+    on = Objectives.model_validate({"fgr": False, "mlm": False, "tgd": False, "fgd": False})
+    stored = {"frozen": True, "frozen_text": True, "stored": True, "stored_text": True}
+    assert StepFlops(tiny_config(), on, **stored)(LENGTHS, 40, 0.0) == 0
+    texts = sum(text(tokens) for tokens in LENGTHS)
+    masked = Objectives.model_validate({"fgr": False, "mlm": False, "tgd": False})
+    assert StepFlops(tiny_config(), masked, **stored)(LENGTHS, 40, 0.0) == texts
+    trained = StepFlops(tiny_config(), on, stored=True, stored_text=True)  # in part alone: counted as trained
+    assert trained(LENGTHS, 40, 0.0) == 3 * (len(LENGTHS) * IMAGE + texts)
+
+
 def test_fgr_costs_both_cross_encoders(flops):
     count_flops, tokens = flops(gcpr=True, fgr={"batch_share": 0.5}), 9
     towers = COUNT * (IMAGE + text(tokens))

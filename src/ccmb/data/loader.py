@@ -5,6 +5,7 @@ Nothing here remembers a position: the batch of step n can be made without those
 
 from __future__ import annotations
 
+import hashlib
 import random
 import signal
 from collections import deque
@@ -17,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource, UnreadableImageError
-from ccmb.data.images.transforms import Augmentation, augment, speaks_of_sides
+from ccmb.data.images.transforms import Augmentation, augment, fixed_view, speaks_of_sides
 from ccmb.data.sample import Sample
+from ccmb.data.states.images import StoredImages
 
 
 class BatchPlan:
@@ -110,7 +112,7 @@ class FieldPlan:
 Key = tuple[int, int, int | None]
 
 
-class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
+class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
     """Samples by key: augmented pixels, one of the texts, and the sample's index.
 
     If the image cannot be read, the item is a line with its name and the reason. A sample without a text in the field
@@ -119,6 +121,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
     Args:
         alike: whether all samples of an image are augmented alike within an epoch. Then a batch that holds the image
             several times needs to store and encode it only once.
+        stored: whose keys the items hold in place of pixels; the images are not opened then.
     """
 
     def __init__(
@@ -130,25 +133,51 @@ class TrainingSet(Dataset[tuple[np.ndarray, str, int] | str]):
         seed: int,
         weights: Sequence[float] | None = None,
         alike: bool = False,
+        stored: StoredImages | None = None,
     ) -> None:
+        self.stored = stored
         self.samples, self.images, self.size = samples, images, size
         self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
         # Texts that speak of left or right. Those of near-duplicates count too: in a batch they are the image's
         # positives and negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
 
-    def __getitem__(self, key: Key) -> tuple[np.ndarray, str, int] | str:
+    def may_mirror(self, sample: Sample) -> bool:
+        """Whether no text of the sample's image, nor of its near-duplicates, speaks of left or right."""
+        return _kin(sample) not in self._sided
+
+    def __getitem__(self, key: Key) -> tuple[np.ndarray | bytes, str, int] | str:
         epoch, index, field = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         text = choose_text(sample, rng, field, self.weights)
-        try:
-            image = self.images.load(sample.image)
-        except UnreadableImageError as error:
-            return str(error)
         if self.alike:
             rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
-        return augment(image, self.size, self.augmentation, rng, _kin(sample) not in self._sided), text, index
+        view = rng.randrange(self.augmentation.num_views) if self.augmentation.num_views else 0
+        if self.stored is not None:
+            key_or_reason = self.stored.key(sample.image, view, self.may_mirror(sample))
+            return key_or_reason if isinstance(key_or_reason, str) else (key_or_reason, text, index)
+        try:
+            return self.pixels(sample.image, rng, view, self.may_mirror(sample)), text, index
+        except UnreadableImageError as error:
+            return str(error)
+
+    def pixels(self, name: str, rng: random.Random, view: int, may_mirror: bool) -> np.ndarray:
+        """The image's variation (size, size, 3): a new one of `rng`, or the fixed one of number `view`.
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        data = self.images.raw(name)
+        image = self.images.decoded(name, data)
+        if self.augmentation.num_views:
+            rng = fixed_view(hashlib.sha256(data).digest(), view, self.seed)
+        return augment(image, self.size, self.augmentation, rng, may_mirror)
+
+    def fixed_pixels(self, name: str, view: int, may_mirror: bool) -> np.ndarray:
+        """The pixels of a fixed variation, or of an image that is not varied; see `pixels`."""
+        assert self.augmentation.num_views or not self.augmentation.varies
+        return self.pixels(name, random.Random(0), view, may_mirror)
 
 
 def training_batches(

@@ -29,6 +29,8 @@ class Batch:
         names, texts: the images' names and the texts as written, for inspection; may be left out.
         text_ids: (B, W) first the id of each pair's text, then the ids of other texts that its image is known to have;
             -1 for none. Equal texts have equal ids. None where ids are unknown: then tokens are compared.
+        image_rows: (B, R, W) stored states of the images, see `ccmb.r2d2.towers.stored`; `pixel_values` is empty then.
+        text_rows: (B, T, W) stored states of the texts, or (B, 1, W).
     """
 
     pixel_values: Tensor
@@ -40,6 +42,8 @@ class Batch:
     texts: tuple[str, ...] = ()
     swapped_ids: Tensor | None = None
     text_ids: Tensor | None = None
+    image_rows: Tensor | None = None
+    text_rows: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -74,7 +78,9 @@ class Batch:
                 return tuple(item for value in values for item in value)
             if values[0] is None:
                 return None
-            if name in padding:
+            if name == "text_rows":
+                values = [_padded_rows(value, longest) for value in values]
+            elif name in padding:
                 values = [F.pad(value, (0, longest - value.shape[1]), value=padding[name]) for value in values]
             return torch.cat(values)
 
@@ -92,7 +98,15 @@ def pad_to_global_longest(batch: Batch) -> Batch:
     padded: dict[str, Any] = {
         name: F.pad(getattr(batch, name), (0, missing)) for name in ("input_ids", "attention_mask", "maskable")
     }
+    if batch.text_rows is not None:
+        padded["text_rows"] = _padded_rows(batch.text_rows, batch.input_ids.shape[1] + missing)
     return replace(batch, **padded)
+
+
+def _padded_rows(rows_BTW: Tensor, tokens: int) -> Tensor:
+    """Stored states of texts, padded to so many tokens; a single row stays one."""
+    missing = tokens - rows_BTW.shape[1]
+    return rows_BTW if rows_BTW.shape[1] == 1 else F.pad(rows_BTW, (0, 0, 0, missing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

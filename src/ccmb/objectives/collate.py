@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ccmb.data.equal_texts import known_texts, shared_texts, text_key
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
+from ccmb.data.states.store import StateStore, key_of
 from ccmb.objectives.batch import Batch, LabelledBatch
 from ccmb.r2d2.processing import R2D2Processor
 
-# Pixels, a text, and the index of the sample or id of the image; a streamed sample also has the ids of its texts.
-Item = tuple[np.ndarray, str, int] | tuple[np.ndarray, str, int, tuple[int, ...]]
+# Pixels or a key of stored states, a text, and the index of the sample or id of the image; a streamed sample also has
+# the ids of its texts.
+Item = tuple[np.ndarray | bytes, str, int] | tuple[np.ndarray, str, int, tuple[int, ...]]
 
 
 class Collate:
@@ -23,10 +26,16 @@ class Collate:
 
     Args:
         samples: the samples that the items' indices point to; without them the items hold ids of images.
+
+    Attributes:
+        image_store: states of the images, whose keys the items hold in place of pixels.
+        text_store: states of the texts.
     """
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor, self.samples = processor, samples
+        self.image_store: StateStore | None = None
+        self.text_store: StateStore | None = None
         self.image_ids: list[int] | None = None
         self.swapped_ids: list[int] | None = None
         self.shared: dict[int, tuple[int, ...]] = {}
@@ -45,7 +54,9 @@ class Collate:
         known = others[0] if others else [self.shared.get(index, ()) for index in indices]
         encoded = self.processor.texts(texts)
         batch = Batch(
-            pixel_values=self.processor.normalise(torch.from_numpy(np.stack(pixels))),
+            pixel_values=self._pixel_values(pixels),
+            image_rows=None if self.image_store is None else self.image_store.read(pixels),
+            text_rows=None if self.text_store is None else self.text_store.read(text_keys(encoded)),
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             maskable=self.processor.maskable(encoded["input_ids"]),
@@ -61,6 +72,11 @@ class Collate:
         )
         return batch, unreadable
 
+    def _pixel_values(self, pixels: Sequence[Any]) -> Tensor:
+        if self.image_store is not None:
+            return torch.empty(len(pixels), 0)
+        return self.processor.normalise(torch.from_numpy(np.stack(pixels)))
+
     def merge(self, parts: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
         """Join the parts of one batch, and their lists of unreadable images."""
         unreadable = [line for _, lines in parts for line in lines]
@@ -68,6 +84,12 @@ class Collate:
         if not batches:
             return None, unreadable
         return Batch.cat(batches, self.processor.tokenizer.pad_token_id), unreadable
+
+
+def text_keys(encoded: Mapping[str, Tensor]) -> list[bytes]:
+    """The keys of texts in a store, by their tokens; as `R2D2Processor.texts` gives them."""
+    rows = zip(encoded["input_ids"].tolist(), encoded["attention_mask"].sum(1).tolist(), strict=True)
+    return [key_of(",".join(map(str, ids[:length]))) for ids, length in rows]
 
 
 def _swapped_id(sample: Sample) -> str:

@@ -28,7 +28,8 @@ from ccmb.training.averaging import move_average
 class EmaTeacher(TwoTowers, nn.Module):
     """Exponential moving average of the student's towers, always in evaluation mode and without gradients.
 
-    A frozen image tower is not copied: teacher and student share its output (`shared_embed`).
+    A tower that is frozen is not copied: teacher and student share its output (`shared_image_embed`,
+    `shared_text_embed`).
     """
 
     PARTS = ("image_tower", "text_tower", "image_projection", "text_projection")
@@ -38,21 +39,37 @@ class EmaTeacher(TwoTowers, nn.Module):
         self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
         self.text_pooling, self.pack_texts = student.text_pooling, student.pack_texts
         self.shares_image_tower = is_frozen(student.image_tower)
-        self.parts = [name for name in self.PARTS if name != "image_tower" or not self.shares_image_tower]
+        self.shares_text_tower = is_frozen(student.text_tower)
+        shares = {"image_tower": self.shares_image_tower, "text_tower": self.shares_text_tower}
+        self.shared = [name for name, is_shared in shares.items() if is_shared]
+        self.parts = [name for name in self.PARTS if name not in self.shared]
         for name in self.parts:
             self.add_module(name, copy.deepcopy(student.get_submodule(name)))
         self.requires_grad_(False).eval()
-        if self.shares_image_tower:  # no module of the teacher: it is saved and moved with the student
-            object.__setattr__(self, "image_tower", student.image_tower)
+        for name in self.shared:  # no module of the teacher: it is saved and moved with the student
+            object.__setattr__(self, name, student.get_submodule(name))
 
     def train(self, mode: bool = True) -> EmaTeacher:
         return super().train(False)
 
-    def shared_embed(self, student: TowerOutput) -> Tensor:
+    def shared_image_embed(self, student: TowerOutput) -> Tensor:
         """The teacher's embeddings (B, D) of images, of the shared tower's output."""
         assert self.shares_image_tower
         assert student.pooled is not None
         return l2_normalize(self.image_projection(student.pooled))
+
+    def shared_text_embed(self, student: TowerOutput) -> Tensor:
+        """The teacher's embeddings (B, D) of texts, likewise."""
+        assert self.shares_text_tower
+        assert student.pooled is not None
+        return l2_normalize(self.text_projection(student.pooled))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Checkpoints of an earlier format have a copy of a frozen text tower."""
+        for name in self.shared:
+            for key in [key for key in state_dict if key.startswith(f"{prefix}{name}.")]:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def update(self, student: nn.Module, rate: float) -> None:

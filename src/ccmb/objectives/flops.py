@@ -1,9 +1,9 @@
 """Floating-point operations of a step of pre-training, for the log's MFU.
 
 FLOPs of a step = 3 x (image tower + text tower + cross encoders) + 1 x teacher, of real tokens only; a frozen image
-tower counts once in all. Forward and backward pass together cost three times the forward pass. Padding, recomputed
-activations and the products inside the losses are not counted; what an image's pairs share counts once. A multiply-add
-is two operations.
+tower counts once in all, and not at all where its states are stored. Forward and backward pass together cost three
+times the forward pass. Padding, recomputed activations and the products inside the losses are not counted; what an
+image's pairs share counts once. A multiply-add is two operations.
 
 Shapes: B pairs in the batch, R rows that FGR ranks, t tokens of a text.
 """
@@ -53,13 +53,22 @@ class StepFlops:
     Args:
         frozen: whether the whole image tower is frozen, and so shared with the teacher. A tower of which some layers
             are frozen counts as trained, and so does one with adapters.
-        frozen_text: whether the whole text tower is frozen.
+        frozen_text: whether the whole text tower is frozen, and so shared with the teacher.
+        stored, stored_text: whether the states of such a tower are stored; masked texts are computed even then.
     """
 
     def __init__(
-        self, config: R2D2Config, objectives: Objectives, frozen: bool = False, frozen_text: bool = False
+        self,
+        config: R2D2Config,
+        objectives: Objectives,
+        frozen: bool = False,
+        frozen_text: bool = False,
+        *,
+        stored: bool = False,
+        stored_text: bool = False,
     ) -> None:
         self.objectives, self.frozen, self.frozen_text = objectives, frozen, frozen_text
+        self.stored, self.stored_text = stored and frozen, stored_text and frozen_text
         with torch.device("meta"):
             self.model = R2D2Model(config).eval().requires_grad_(False)
         text = config.text_config
@@ -93,8 +102,10 @@ class StepFlops:
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
         has_teacher = bool(active & {"tgd", "fgd"})
-        images = count * self.image * (1 if self.frozen else 3 + has_teacher)
-        return images + 3 * student + text * has_teacher - (2 * read if self.frozen_text else 0)
+        images = 0 if self.stored else count * self.image * (1 if self.frozen else 3 + has_teacher)
+        texts = 3 * student + text * (has_teacher and not self.frozen_text)
+        saved = (2 * read if self.frozen_text else 0) + (text if self.stored_text else 0)
+        return images + texts - saved
 
     def _cross(self, count: int, fgr: bool, mlm: bool) -> Quadratic:
         """Operations of the cross encoders on `count` pairs whose texts all have t tokens."""

@@ -12,6 +12,7 @@ from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
+from ccmb.r2d2.towers.stored import image_of_rows, text_of_rows
 from ccmb.training.distributed import world
 from ccmb.training.exchange import Exchange, plan_exchange
 
@@ -30,6 +31,32 @@ def encode_texts(
     return TowerOutput.cat(
         in_chunks(lambda rows: towers.encode_text(input_ids[rows], mask[rows]), len(input_ids), chunk)
     )
+
+
+def images_of_rows(towers: TwoTowers, rows_BRW: Tensor, image_size: int, chunk: int | None) -> TowerOutput:
+    """What `encode_images` gives of images whose states are stored, see `ccmb.r2d2.towers.stored`."""
+    return TowerOutput.cat(
+        in_chunks(lambda rows: image_of_rows(towers, rows_BRW[rows], image_size), len(rows_BRW), chunk)
+    )
+
+
+def texts_of_rows(
+    towers: TwoTowers,
+    input_ids: Tensor,
+    mask: Tensor,
+    rows_BTW: Tensor,
+    *,
+    chunk: int | None,
+    packing: Packing | None = None,
+) -> TowerOutput:
+    """What `encode_texts` gives of texts whose states are stored."""
+    if chunk is None:
+        return text_of_rows(towers, input_ids, mask, rows_BTW, packing)
+
+    def encode(rows: slice) -> TowerOutput:
+        return text_of_rows(towers, input_ids[rows], mask[rows], rows_BTW[rows], towers.packing(mask[rows]))
+
+    return TowerOutput.cat(in_chunks(encode, len(input_ids), chunk))
 
 
 def rank_rows(

@@ -19,7 +19,14 @@ from ccmb.objectives.distillation import (
     fgd_loss,
     tgd_loss,
 )
-from ccmb.objectives.forward import encode_images, encode_texts, rank_rows, read_own
+from ccmb.objectives.forward import (
+    encode_images,
+    encode_texts,
+    images_of_rows,
+    rank_rows,
+    read_own,
+    texts_of_rows,
+)
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
@@ -47,7 +54,7 @@ class PreTraining(nn.Module):
     """R2D2's pre-training: the student, its EMA teacher and the feature queue, and the losses of a batch.
 
     Args:
-        model: the student; if its image tower is frozen, the teacher shares it.
+        model: the student; a tower of it that is frozen is the teacher's too.
         mask_id: id of the [MASK] token.
         chunk: pairs that towers and cross encoders compute at a time, see `in_chunks`; by default all.
         has_other_loss: whether another loss is active from the start; then none of these objectives need be.
@@ -127,7 +134,7 @@ class PreTraining(nn.Module):
         # First of all, since it waits for a GPU: then the images' long pass, while which the texts' are prepared.
         packing = self.model.packing(batch.attention_mask) if self.chunk is None else None
         images = self._images(self.model, batch) if images is None else images
-        texts = self._texts(self.model, batch.input_ids, batch, packing)
+        texts = self._clean_texts(self.model, batch, packing)
         return Step(
             batch=batch,
             progress=progress,
@@ -219,10 +226,12 @@ class PreTraining(nn.Module):
         teacher, batch = self.teacher, step.batch
         assert teacher is not None, "TgD or FgD is on"
         if teacher.shares_image_tower:
-            image_RD = teacher.shared_embed(step.images)
+            image_RD = teacher.shared_image_embed(step.images)
         else:
             image_RD = self._images(teacher, batch).embed
-        return TeacherFeatures(image_RD, self._texts(teacher, batch.input_ids, batch, step.packing).embed)
+        if teacher.shares_text_tower:
+            return TeacherFeatures(image_RD, teacher.shared_text_embed(step.texts))
+        return TeacherFeatures(image_RD, self._clean_texts(teacher, batch, step.packing).embed)
 
     def _tgd(self, step: Step, teacher: TeacherFeatures) -> Tensor:
         """TgD: the loss; then the teacher's features go into the queue."""
@@ -246,7 +255,15 @@ class PreTraining(nn.Module):
         return loss
 
     def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
+        if batch.image_rows is not None:
+            return images_of_rows(towers, batch.image_rows, self.model.config.image_size, self.chunk)
         return encode_images(towers, batch.pixel_values, self.chunk)
+
+    def _clean_texts(self, towers: TwoTowers, batch: Batch, packing: Packing | None) -> TowerOutput:
+        if batch.text_rows is None:
+            return self._texts(towers, batch.input_ids, batch, packing)
+        ids, mask = batch.input_ids, batch.attention_mask
+        return texts_of_rows(towers, ids, mask, batch.text_rows, chunk=self.chunk, packing=packing)
 
     def _texts(self, towers: TwoTowers, input_ids: Tensor, batch: Batch, packing: Packing | None) -> TowerOutput:
         return encode_texts(towers, input_ids, batch.attention_mask, self.chunk, packing)

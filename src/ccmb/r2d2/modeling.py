@@ -21,6 +21,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
 from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
 from ccmb.r2d2.projection import new_projection
+from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
 from ccmb.r2d2.towers.stillness import keep_still
 
@@ -33,7 +34,7 @@ class TowerOutput:
         embed: (B, D), L2-normalised; the cosine of an image's and a text's embedding is the pre-ranking score.
         states: (B, tokens, W), the token states that the cross encoders read.
         mask: (B, tokens), 1 where a token is real; None if all tokens are.
-        pooled: (B, W), the input of the projection; only for images that come directly from the tower.
+        pooled: (B, W), the input of the projection; only for items that come directly from the tower.
     """
 
     embed: Tensor
@@ -105,6 +106,9 @@ class TwoTowers:
     image_class_token: bool
     text_pooling: TextPooling
     pack_texts: bool = True  # do not compute padding, see packing.py
+    # Up to where stored states replace the towers; None is their end. See towers/stored.py.
+    image_boundary: Boundary | None = None
+    text_boundary: Boundary | None = None
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised images (B, 3, S, S)."""
@@ -134,7 +138,7 @@ class TwoTowers:
             mask = None if attention_mask is None else mask_for(self.text_tower, attention_mask)
             states = self.text_tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
         pooled = states[:, 0] if self.text_pooling == "first" else mean_state(states, attention_mask)
-        return TowerOutput(l2_normalize(self.text_projection(pooled)), states, attention_mask)
+        return TowerOutput(l2_normalize(self.text_projection(pooled)), states, attention_mask, pooled)
 
     def packing(self, mask_BT: Tensor) -> Packing | None:
         """The packing of texts with this mask; None if the text tower computes the padding too. Waits for a GPU."""

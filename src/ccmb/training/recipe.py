@@ -245,6 +245,15 @@ class TrainingRecipe(ConfigBase):
     pack_texts: bool = Field(
         True, description="compute no token of padding; without it texts are computed as long as the batch's longest"
     )
+    frozen_states: Literal["auto"] | bool = Field(
+        "auto",
+        description="compute what frozen towers or frozen lower layers give once, and read it from the user's cache "
+        "($CCMB_CACHE) in all later epochs; auto does where images repeat (unaugmented, or with "
+        "data.augmentation.num_views) and the run draws them more than once",
+    )
+    frozen_states_gb: float = Field(
+        20.0, gt=0, description="largest size of the cache of all runs, in GB; what was used longest ago goes first"
+    )
     compile: bool = Field(False, description="compile the layers of towers and cross encoders, each by itself")
     log_every: int = Field(10, gt=0)
     checkpoint_every: int = Field(500, gt=0)

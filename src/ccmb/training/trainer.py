@@ -130,6 +130,7 @@ class Trainer:
         """
         recipe = self.recipe
         self.task.module.train()
+        source = batches(self.step, recipe.steps)  # before the bar, since they may have one of their own
         with (
             progress(self.label, recipe.steps * recipe.batch_size, "samples", self.step * recipe.batch_size) as advance,
             stop_signals() as stop,
@@ -137,7 +138,7 @@ class Trainer:
         ):
             meter = Meter(self.task, recipe, self.device)
             clock, logged = time.monotonic(), self.step
-            for batch in meter.watch(batches(self.step, recipe.steps), self.step):
+            for batch in meter.watch(source, self.step):
                 losses, aux, norm = self._train_step(batch)
                 self.step += 1
                 note = ""

@@ -18,11 +18,12 @@ from ccmb.core.files import read_json, read_json_lines
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.finetuning.recipe import FINETUNING, FinetuneRecipe
 from ccmb.tasks.finetuning.run import finetune, resolve
+from ccmb.tasks.pretraining import states_pass
 from ccmb.tasks.registry import finetuner_of
 from ccmb.training.checkpoints import list_checkpoints, load_checkpoint
 from ccmb.training.recipe import TrainingRecipe
 from ccmb.training.throughput import MEASURED
-from tests.helpers.exact import PROOFS
+from tests.helpers.exact import PROOFS, same
 from tests.helpers.killing import die_after_logging
 from tests.helpers.processes import ccmb
 from tests.helpers.runs import Command, command_line
@@ -56,6 +57,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory, start: Path, data: Path) 
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
     return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+
+
+def test_frozen_towers_are_read_from_the_cache(
+    start: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(states_pass, "STORED_AS", torch.float64)
+    options = {"model__freeze": "{image: all, text: all}", "data__augmentation__num_views": 2, "training__steps": 8}
+    runs = {}
+    for setting in ("on", "off"):
+        tuned(start, data, tmp_path / setting, **options, training__frozen_states=setting)
+        runs[setting] = log_of(tmp_path / setting)
+        assert (tmp_path / "cache").exists()
+    for stored, computed in zip(runs["on"], runs["off"], strict=True):
+        assert stored == same(computed)
 
 
 def test_some_steps_raise_recall_on_images_that_were_not_trained_on(finished: tuple[Path, dict[str, Any]]) -> None:

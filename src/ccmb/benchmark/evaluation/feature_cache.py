@@ -3,8 +3,7 @@
 A file belongs to one model and one set. It is safetensors, and holds for images and for texts: `embed` (items, D);
 `states` (tokens, W), one item after the other without padding; and `starts` and `lengths` (items,), the rows of each
 item in `states`. The file is written while the gallery is encoded, and read item by item, so that memory does not grow
-with the token states. Rows are read, not mapped: the pages of a map count as memory, and a file cut short under a map
-kills the process.
+with the token states.
 """
 
 from __future__ import annotations
@@ -22,16 +21,13 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path
 from ccmb.core.progress import progress
+from ccmb.data.states.rows import TYPES, bytes_of, open_rows
 from ccmb.inference.gallery import Gallery, image_batches, text_batches
 from ccmb.inference.stages import Encoder, ImageLoader
 from ccmb.r2d2.modeling import TowerOutput
 
 MAX_BYTES = 4 * 2**30  # larger files are deleted after use
 HEADER = 4096  # bytes kept for it, since it is written last
-TYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"
-}  # fmt: skip
-BY_NAME = {name: dtype for dtype, name in TYPES.items()}
 
 
 def store_gallery(
@@ -79,15 +75,9 @@ class StoredItems:
         Raises:
             CcmbError, OSError, ValueError, KeyError, TypeError, AttributeError: it is not there, or not whole.
         """
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - as long as the gallery
-        size = int.from_bytes(self._file.read(8), "little")
-        if not 0 < size < path.stat().st_size:
-            raise ValueError(f"{path}: no header")
-        header = json.loads(self._file.read(size))
-        if max(entry["data_offsets"][1] for entry in header.values()) != path.stat().st_size - 8 - size:
-            raise ValueError(f"{path}: cut short")
+        self._file, tensors = open_rows(path)
         self._embed, self._states, starts, lengths = (
-            _Rows(self._file, header[f"{side}.{part}"], 8 + size) for part in ("embed", "states", "starts", "lengths")
+            tensors[f"{side}.{part}"] for part in ("embed", "states", "starts", "lengths")
         )
         self._starts, self._lengths = (rows.read(0, len(rows)) for rows in (starts, lengths))
         self._padded = len(self) > 0 and bool((self._lengths != self._lengths[0]).any())
@@ -115,39 +105,6 @@ class StoredItems:
 
     def lengths(self, index: Tensor) -> Tensor:
         return self._lengths[index]
-
-
-class _Rows:
-    """A tensor in a file, read by rows."""
-
-    def __init__(self, file: IO[bytes], entry: dict[str, Any], base: int) -> None:
-        self._file, self._shape, self._dtype = file, entry["shape"], BY_NAME[entry["dtype"]]
-        self._start = base + entry["data_offsets"][0]
-        self._row = self._dtype.itemsize * (self._shape[1] if len(self._shape) > 1 else 1)
-
-    def __len__(self) -> int:
-        return int(self._shape[0])
-
-    def new(self, *shape: int) -> Tensor:
-        """Zeros of a shape, followed by the shape of a row."""
-        return torch.zeros(*shape, *self._shape[1:], dtype=self._dtype)
-
-    def read(self, start: int, count: int) -> Tensor:
-        rows = self.new(count)
-        self.read_into(rows, start)
-        return rows
-
-    def read_into(self, rows: Tensor, start: int) -> None:
-        """Fill `rows`, which are contiguous, with the rows from `start` on."""
-        if not rows.numel():
-            return
-        into = rows.reshape(-1).view(torch.uint8).numpy().data
-        self._file.seek(self._start + start * self._row)
-        while into:
-            count = self._file.readinto(into)  # type: ignore[attr-defined]
-            if not count:
-                raise CcmbError(f"{self._file.name}: cut short while it was read; delete it and measure again")
-            into = into[count:]
 
 
 class _Writer:
@@ -178,16 +135,16 @@ class _Writer:
             starts[index_B], lengths[index_B] = tokens + lengths_B.cumsum(0) - lengths_B, lengths_B
             real_BT = torch.arange(items.states.shape[1]) < lengths_B[:, None]
             states_NW = items.states[real_BT]
-            self._file.write(_bytes(states_NW))
+            self._file.write(bytes_of(states_NW))
             tokens += len(states_NW)
         self._enter(f"{side}.states", states_NW.dtype, (tokens, states_NW.shape[1]))
-        self._file.write(_bytes(embed_ND))
+        self._file.write(bytes_of(embed_ND))
         self._enter(f"{side}.embed", embed_ND.dtype, embed_ND.shape)
 
     def finish(self) -> None:
         self._file.seek(HEADER)
         for positions in self._positions.values():
-            self._file.write(_bytes(positions))
+            self._file.write(bytes_of(positions))
         header = json.dumps(self._header).encode().ljust(HEADER - 8)
         self._file.seek(0)
         self._file.write(len(header).to_bytes(8, "little") + header)
@@ -195,10 +152,6 @@ class _Writer:
     def _enter(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
         start, self._end = self._end, self._end + dtype.itemsize * math.prod(shape)
         self._header[name] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [start, self._end]}
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _in_order(batches: Iterator[TowerOutput]) -> Iterator[tuple[Tensor, TowerOutput]]:

@@ -168,7 +168,14 @@ class ImageSource(ABC):
         Raises:
             UnreadableImageError: see `raw` and `decode`.
         """
-        data = self.raw(name)
+        return self.decoded(name, self.raw(name))
+
+    def decoded(self, name: str, data: bytes) -> Image.Image:
+        """The image of a file's bytes, as `load` gives it.
+
+        Raises:
+            UnreadableImageError: see `decode`.
+        """
         try:
             return decode(data)
         except ValueError as error:

@@ -48,6 +48,18 @@ class Augmentation(ConfigBase):
     rand_augment: RandAugment | None = Field(
         None, description="further operations at random, as in {num_ops: 2, magnitude: 5}; none of them mirrors"
     )
+    num_views: int | None = Field(
+        None,
+        gt=0,
+        description="so many fixed variations of each image, of which one is drawn each time, instead of a new one; "
+        "what frozen parts of the image tower make of them can then be stored",
+    )
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image is varied at all."""
+        changes = self.min_crop_scale < 1, self.flip, self.color_jitter, self.shift, self.rand_augment is not None
+        return any(changes)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -87,6 +99,15 @@ def augment(
         image = rand_augment(small, options.rand_augment, rng)
     pixels = square(image, size)
     return _shift(pixels, options.shift, rng) if options.shift else pixels
+
+
+def fixed_view(digest: bytes, view: int, seed: int) -> random.Random:
+    """The random numbers of one of an image's fixed variations, see `Augmentation.num_views`.
+
+    Args:
+        digest: of the image's content.
+    """
+    return random.Random(f"{seed}/{digest.hex()}/{view}")
 
 
 def speaks_of_sides(text: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ccmb.core.errors import UsageError
@@ -98,6 +98,24 @@ def parameters_by_depth(tower: nn.Module) -> list[list[nn.Parameter]]:
             outside = len(layers) + 1
         by_depth[depth_of.get(parameter, outside)].append(parameter)
     return by_depth
+
+
+def frozen_depth(tower: nn.Module) -> Frozen | None:
+    """How much of a tower is frozen from its input on: all, so many of its lowest layers, or None."""
+    if is_frozen(tower):
+        return "all"
+    by_depth = parameters_by_depth(tower)
+    trained = [any(parameter.requires_grad for parameter in parameters) for parameters in by_depth]
+    return next((count for count in range(len(by_depth) - 2, 0, -1) if not any(trained[: count + 1])), None)
+
+
+def frozen_tensors(tower: nn.Module) -> dict[str, Tensor]:
+    """What is frozen of a tower, by name: weights, and the buffers of modules whose weights are all frozen."""
+    tensors: dict[str, Tensor] = {name: p.detach() for name, p in tower.named_parameters() if not p.requires_grad}
+    for name, module in tower.named_modules():
+        if next(module.parameters(), None) is not None and is_frozen(module):
+            tensors |= {f"{name}.{inner}": buffer for inner, buffer in module.named_buffers()}
+    return tensors
 
 
 def in_words(tower: nn.Module, frozen: Frozen) -> str:

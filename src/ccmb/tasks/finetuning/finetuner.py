@@ -110,9 +110,15 @@ class Finetuner(ABC, Generic[ModelT, HeldOutT]):
 
     @abstractmethod
     def batches(
-        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        processor: R2D2Processor,
+        recipe: FinetuneRecipe,
+        out: Path,
+        task: Task,
     ) -> Batches:
-        """This rank's batches of the steps from one number to before another."""
+        """This rank's batches of the steps from one number to before another, which the task makes losses of."""
 
     @abstractmethod
     def validate(

@@ -20,9 +20,11 @@ from ccmb.tasks.common.datasets import RetrievalSet, first_images, open_held_out
 from ccmb.tasks.finetuning.finetuner import Batches, Finetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.pretraining.batches import load_pairs, run_batches
-from ccmb.tasks.pretraining.run import build_network
+from ccmb.tasks.pretraining.frozen_states import FrozenStates
+from ccmb.tasks.pretraining.run import PretrainTask, build_network
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
+from ccmb.training.trainer import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,10 +65,21 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
         return _readable(open_set(spec, split, fields, option="--also", family=self.family))
 
     def batches(
-        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        processor: R2D2Processor,
+        recipe: FinetuneRecipe,
+        out: Path,
+        task: Task,
     ) -> Batches:
-        load = load_pairs(samples, images, recipe.data, recipe.training)
-        return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)
+        rows = recipe.training.batch_size // world().size
+        if not isinstance(task, PretrainTask):
+            load = load_pairs(samples, images, recipe.data, recipe.training)
+            return run_batches(partial(load, processor), out, rows)
+        states = FrozenStates(samples, images, recipe)
+        load = load_pairs(samples, images, recipe.data, recipe.training, states)
+        return states.before(run_batches(partial(load, processor), out, rows), task.pretraining, processor)
 
 
 def _readable(opened: RetrievalSet) -> RetrievalSet:

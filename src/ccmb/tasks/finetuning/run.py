@@ -25,6 +25,7 @@ from ccmb.tasks.finetuning.finetuner import DrawnMetrics, Finetuner, HeldOutT, M
 from ccmb.tasks.finetuning.interpolate import interpolate
 from ccmb.tasks.finetuning.page import finetuned_page
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
+from ccmb.tasks.pretraining.frozen_states import check_frozen_states
 from ccmb.tasks.pretraining.model_card import write_model_card
 from ccmb.tasks.pretraining.run import train_model
 from ccmb.tasks.pretraining.starting import check_batch, check_best, in_steps
@@ -62,6 +63,7 @@ def finetune(
     family = finetuner_of(recipe.task)
     if not recipe.model.init_from:
         raise UsageError("nothing to start from; give --model with a run, a model folder or a hub id")
+    check_frozen_states(recipe)
     with cpu_threads(recipe.training.threads), process_group() as joined:
         sets = _open_sets(family, recipe, also, test)
         recipe = _train(family, recipe, out, sets, joined)
@@ -122,7 +124,7 @@ def _train(
     check_best(recipe, [*family.logged(recipe), *measured])
     model, processor = family.network(recipe)
     task = family.task(model, processor, recipe)
-    batches = family.batches(samples, images, processor, recipe, out)
+    batches = family.batches(samples, images, processor, recipe, out, task=task)
     validation = None
     if every:
         validation = Validation(every, lambda: family.validate(model, processor, sets[0], recipe))

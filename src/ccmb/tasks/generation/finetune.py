@@ -40,6 +40,7 @@ from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
 from ccmb.training.distributed import world
 from ccmb.training.optimizers import ParameterGroup
+from ccmb.training.trainer import Task
 
 SIDE = 48  # of a new painter's images, in pixels
 GROUPS = 16  # of channels that are normalised together
@@ -127,7 +128,13 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
         return GenerationTask(Generation(model, recipe.generation), recipe)
 
     def batches(
-        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        processor: R2D2Processor,
+        recipe: FinetuneRecipe,
+        out: Path,
+        task: Task,
     ) -> Batches:
         reader = generator_processor(processor, image_side(recipe))
         load = load_pairs(samples, images, recipe.data, recipe.training)

@@ -31,6 +31,7 @@ from ccmb.tasks.pretraining.batches import run_batches
 from ccmb.tasks.pretraining.run import prepare_network
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
+from ccmb.training.trainer import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,13 @@ class MatchingFinetuner(R2D2Loading, Finetuner[R2D2Model, LabelledSet]):
         return MatchingTask(Matching(model, recipe.matching, recipe.training.grad_cache_chunk), recipe.optimizer)
 
     def batches(
-        self, samples: list[Sample], images: ImageSource, processor: R2D2Processor, recipe: FinetuneRecipe, out: Path
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        processor: R2D2Processor,
+        recipe: FinetuneRecipe,
+        out: Path,
+        task: Task,
     ) -> Batches:
         load = LabelledLoader(samples, images, recipe.data, recipe.training)
         return run_batches(partial(load, processor), out, recipe.training.batch_size // world().size)

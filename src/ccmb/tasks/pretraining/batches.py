@@ -16,6 +16,8 @@ from ccmb.data.images.source import ImageSource
 from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.shards.stream import stream_batches
+from ccmb.data.states.images import StoredImages
+from ccmb.data.states.store import StateStore
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.collate import Collate
 from ccmb.r2d2.processing import R2D2Processor
@@ -44,7 +46,21 @@ Loaded = Iterator[tuple[Batch | None, list[str]]]
 LoadBatches = Callable[[R2D2Processor, int, int], Loaded]
 
 
-def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, training: TrainingRecipe) -> LoadBatches:
+class Stored(Protocol):
+    """What of the towers' states is stored once the batches are loaded; see `ccmb.tasks.pretraining.frozen_states`."""
+
+    images: StoredImages | None
+    image_store: StateStore | None
+    text_store: StateStore | None
+
+
+def load_pairs(
+    samples: list[Sample],
+    images: ImageSource,
+    data: DataRecipe,
+    training: TrainingRecipe,
+    stored: Stored | None = None,
+) -> LoadBatches:
     """A function that loads batches of pairs in a folder."""
     seed = training.seed
     if len(samples) < training.batch_size:
@@ -61,8 +77,11 @@ def load_pairs(samples: list[Sample], images: ImageSource, data: DataRecipe, tra
             augmentation=data.augmentation,
             seed=seed,
             weights=data.field_weights,
+            stored=None if stored is None else stored.images,
         )
         collate = Collate(processor, samples)
+        if stored is not None:
+            collate.image_store, collate.text_store = stored.image_store, stored.text_store
         return training_batches(
             dataset,
             plan,

@@ -33,6 +33,7 @@ from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
 from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
+from ccmb.tasks.pretraining.frozen_states import FrozenStates, check_frozen_states
 from ccmb.tasks.pretraining.lora import add_lora
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
@@ -90,13 +91,14 @@ class PretrainTask:
         return 1.0 - float(batch.attention_mask.float().mean())
 
     def flops(self, batch: Batch, progress: float) -> float:
+        self._stored = {"stored": batch.image_rows is not None, "stored_text": batch.text_rows is not None}
         return self._flops(batch.attention_mask.sum(1).tolist(), int(batch.maskable.sum()), progress)
 
     @cached_property
     def _flops(self) -> StepFlops:
         model = self.pretraining.model
         frozen = is_frozen(model.image_tower), is_frozen(model.text_tower)
-        return StepFlops(model.config, self.pretraining.objectives, *frozen)
+        return StepFlops(model.config, self.pretraining.objectives, *frozen, **self._stored)
 
     def describe(self, batch: Batch) -> dict[str, Any]:
         return batch.describe()
@@ -132,18 +134,22 @@ def pretrain_once(
         surroundings: see `train_model`.
     """
     check_best(recipe, pretraining_log(recipe.objectives))
+    check_frozen_states(recipe)
     check_batch(recipe, joined)
     if recipe.data.shards:
         if recipe.training.epochs:
             raise UsageError("training.epochs: epochs of shards are not counted; give training.steps")
         load, samples, begin = open_shards(recipe.data, recipe.training, out)
+        states = None
     else:
         samples, images = open_training(recipe.data)
-        recipe, begin = in_steps(recipe, samples), _nothing
-        load = load_pairs(samples, images, recipe.data, recipe.training)
+        recipe, begin, states = in_steps(recipe, samples), _nothing, FrozenStates(samples, images, recipe)
+        load = load_pairs(samples, images, recipe.data, recipe.training, states)
     model, processor = (network or build_network)(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
+    if states is not None:
+        batches = states.before(batches, task.pretraining, processor)
     seen = seen_in_training(recipe.data, samples, start or recipe.model.init_from)
     return train_model(
         task, model, processor, recipe, out, batches=batches, begin=begin, seen=seen, surroundings=surroundings

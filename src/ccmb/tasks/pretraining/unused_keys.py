@@ -10,9 +10,12 @@ from ccmb.core.config.given_keys import Unused
 from ccmb.objectives.config import Objectives
 from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, is_chinese_clip
 from ccmb.tasks.pretraining.model import CHANGED, SETTLED
-from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe
+from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, TrainingRecipe
 
 PARTS_OF_TASKS = ("matching", "captioning", "generation")
+
+
+STATES = "training.frozen_states", "training.frozen_states_gb"
 
 
 class Trains(Protocol):
@@ -21,6 +24,7 @@ class Trains(Protocol):
     data: DataRecipe
     model: ModelRecipe
     optimizer: OptimizerRecipe
+    training: TrainingRecipe
 
     @property
     def objectives(self) -> Objectives: ...
@@ -40,6 +44,7 @@ def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
     yield from _of_data(recipe.data)
     yield from _of_network(recipe.model)
     yield from _of_objectives(recipe.objectives)
+    yield from _of_frozen_states(recipe)
     yield from _of_towers(recipe.model)
     if recipe.optimizer.schedule == "triangular":
         keys = "optimizer.warmup_start_factor", "optimizer.lr_decay_stages"
@@ -71,6 +76,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
     if task != "retrieval":
         yield Unused(("validation.rerank_k",), "of the task retrieval", ("task",))
         yield Unused(("training.peak_tflops",), f"operations of the task {task} are not counted", ("task",))
+        yield Unused(STATES, f"the task {task} computes its towers each time", ("task",))
     if task == "captioning" and not recipe.objectives.on():
         yield Unused(("captioning.owns_image_tower",), "no other objective is on", ("objectives", "task"))
     if recipe.generation.pipeline is not None:
@@ -91,11 +97,23 @@ def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
         keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start"))
         yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
+        yield Unused(
+            ("data.augmentation.num_views", *STATES), "of a folder, and data.shards is given", ("data.shards",)
+        )
     else:
         keys = tuple(f"data.{key}" for key in ("streams", "shuffle_buffer", "samples_per_epoch"))
         yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
     if data.dataset is not None:
         yield Unused(("data.pairs",), "of own pairs, and data.dataset is given", ("data.dataset",))
+
+
+def _of_frozen_states(recipe: Trains) -> Iterator[Unused]:
+    if not recipe.model.frozen():
+        yield Unused(STATES, "no part of a tower is frozen", ("model.freeze", "model.freeze_image_tower"))
+    elif recipe.training.frozen_states is False:
+        yield Unused(STATES[1:], "training.frozen_states is off", STATES[:1])
+    if not recipe.data.augmentation.varies:
+        yield Unused(("data.augmentation.num_views",), "images are not augmented", ("data.augmentation",))
 
 
 def _of_network(model: ModelRecipe) -> Iterator[Unused]:
