@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ccmb.core.errors import CcmbError
+from ccmb.objectives.forward import measure_features
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.official import to_official
-from ccmb.r2d2.projection import HiddenProjection, new_projection
+from ccmb.r2d2.projection import HiddenProjection, new_projection, unmeasured
 from tests.helpers.tiny import tiny_model, tiny_processor
 
 
@@ -21,25 +22,40 @@ def test_without_a_hidden_layer_a_projection_is_the_papers() -> None:
     assert type(new_projection(6, 4)) is nn.Linear
 
 
-def test_a_hidden_layer_is_normed_and_dropped_from_in_training_alone() -> None:
-    projection = HiddenProjection(6, 32, 4, dropout=0.5).double()
+def test_features_are_standardised_once_measured() -> None:
+    projection = HiddenProjection(6, 32, 4, dropout=0.5).double().eval()
     pooled_BW = torch.randn(3, 6, dtype=torch.float64)
     hidden, output = projection.hidden, projection.output
-    normed_BW = F.layer_norm(pooled_BW, (6,))
-    plain = F.gelu(normed_BW @ hidden.weight.T + hidden.bias) @ output.weight.T + output.bias
-    torch.testing.assert_close(projection.eval()(pooled_BW), plain)
-    torch.testing.assert_close(projection(pooled_BW * 3), plain, rtol=1e-4, atol=1e-4)  # the norm's eps is left
+
+    def plain(features_BW: torch.Tensor) -> torch.Tensor:
+        return F.gelu(features_BW @ hidden.weight.T + hidden.bias) @ output.weight.T + output.bias
+
+    torch.testing.assert_close(projection(pooled_BW), plain(pooled_BW))
+    assert unmeasured(nn.Linear(2, 2), projection)
+    measure_features(projection, pooled_BW)
+    assert not unmeasured(projection)
+    standard_BW = (pooled_BW - pooled_BW.mean(0)) / pooled_BW.std(0, correction=0)
+    torch.testing.assert_close(projection(pooled_BW), plain(standard_BW))
     assert not torch.equal(projection.train()(pooled_BW), projection(pooled_BW))
+
+
+def test_a_feature_that_does_not_vary_is_centred() -> None:
+    projection = HiddenProjection(2, 3, 4, dropout=0.0)
+    measure_features(projection, torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert projection.norm(torch.tensor([[4.0, 6.0]])).tolist() == [[2.0, 1.0]]
 
 
 def test_a_model_keeps_it(tmp_path: Path) -> None:
     model = tiny_model(projection_hidden=12, projection_dropout=0.25)
+    measure_features(model.text_projection, torch.randn(5, model.config.text_config.hidden_size))
     model.save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
     loaded, _ = load_model(tmp_path, changes={"projection_dropout": 0.5})
     assert isinstance(loaded, R2D2Model)
     assert isinstance(loaded.image_projection, HiddenProjection)
     assert loaded.image_projection.dropout.p == 0.5
+    assert isinstance(loaded.text_projection, HiddenProjection)
+    assert [bool(p.norm.measured) for p in (loaded.image_projection, loaded.text_projection)] == [False, True]
     ids = torch.tensor([[2, 7, 8, 3]])
     torch.testing.assert_close(loaded.encode_text(ids).embed, model.eval().encode_text(ids).embed)
 

@@ -117,14 +117,14 @@ def test_the_best_by_held_out_data_is_kept_and_gone_back_to(tmp_path):
     trainer = run(tmp_path / "run", validate=distance, **CHOSEN)
     assert checkpoints(tmp_path / "run") == ([6, 12], {"step": 6, "figure": "val_distance", "value": 1.0})
     assert trainer.task.module.seen == 12
-    trainer.load_best()
+    trainer.finish()
     assert trainer.task.module.seen == 6
 
 
 @pytest.mark.usefixtures("plain")
 def test_a_metric_of_the_training_chooses_a_checkpoint_but_no_model(tmp_path):
     trainer = run(tmp_path / "run", validate=distance, **CHOSEN | {"best": {"metric": "square"}, "checkpoint_every": 4})
-    trainer.load_best()
+    trainer.finish()
     assert trainer.task.module.seen == 12
 
 

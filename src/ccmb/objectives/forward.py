@@ -6,14 +6,15 @@ Shapes: B images or texts, R rows of this process, N = 3R ranked pairs, T text t
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
+from ccmb.r2d2.projection import HiddenProjection
 from ccmb.r2d2.towers.stored import image_of_rows, text_of_rows
-from ccmb.training.distributed import world
+from ccmb.training.distributed import all_reduce_sum, world
 from ccmb.training.exchange import Exchange, plan_exchange
 
 
@@ -105,3 +106,19 @@ def fetch_output(exchange: Exchange, output: TowerOutput) -> TowerOutput:
         return output
     states = exchange.fetch(output.states)  # cross encoders read no embeddings: a view stands for them
     return TowerOutput(states[:, 0], states, None if output.mask is None else exchange.fetch(output.mask))
+
+
+@torch.no_grad()
+def measure_features(projection: nn.Module, pooled_RW: Tensor) -> None:
+    """Measure, once and for all, what a projection with a hidden layer standardises by.
+
+    Args:
+        pooled_RW: features of this process's rows of the global batch.
+    """
+    if not isinstance(projection, HiddenProjection) or projection.norm.measured:
+        return
+    rows_RW = pooled_RW.double()
+    count = all_reduce_sum(torch.tensor(float(len(rows_RW)), dtype=torch.float64, device=rows_RW.device))
+    mean_W = all_reduce_sum(rows_RW.sum(0)) / count
+    variance_W = all_reduce_sum((rows_RW - mean_W).square().sum(0)) / count
+    projection.norm.measure(mean_W, variance_W.sqrt())

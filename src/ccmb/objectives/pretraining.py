@@ -23,6 +23,7 @@ from ccmb.objectives.forward import (
     encode_images,
     encode_texts,
     images_of_rows,
+    measure_features,
     rank_rows,
     read_own,
     texts_of_rows,
@@ -36,6 +37,7 @@ from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
 from ccmb.r2d2.packing import Packing
+from ccmb.r2d2.projection import unmeasured
 from ccmb.training.distributed import gather, rank_slice_of, world
 
 
@@ -77,6 +79,7 @@ class PreTraining(nn.Module):
         self.vocabulary = model.config.text_config.vocab_size
         tgd, fgd = objectives.tgd, objectives.fgd
         self.teacher = EmaTeacher(model) if tgd.weight or fgd.weight else None
+        self._is_measured = False
         self.queue = FeatureQueue(tgd.queue_size, model.config.embed_dim, tgd.queue_decay) if tgd.weight else None
 
     def losses(
@@ -96,6 +99,7 @@ class PreTraining(nn.Module):
         active = frozenset(name for name in self.objectives.on() if progress >= getattr(self.objectives, name).start_at)
         if not active:
             return {}, PretrainAux()
+        self._measure_features(batch)
         step = self._encode(pad_to_global_longest(batch), progress, generator, images)
         losses: dict[str, Tensor] = {}
         states_RTW = None  # of masked texts, each read with its own image
@@ -151,6 +155,24 @@ class PreTraining(nn.Module):
             all_image_BD=gather(images.embed),
             all_text_BD=gather(texts.embed),
         )
+
+    def _measure_features(self, batch: Batch) -> None:
+        """Before the first step: measure what projections with a hidden layer standardise by."""
+        model = self.model
+        if self._is_measured:  # known here, since a GPU would have to be waited for
+            return
+        self._is_measured = True
+        if not unmeasured(model.image_projection, model.text_projection):
+            return
+        model.eval()
+        with torch.no_grad():
+            pooled = self._images(model, batch).pooled, self._clean_texts(model, batch, None).pooled
+        model.train()
+        for projection, pooled_RW in zip((model.image_projection, model.text_projection), pooled, strict=True):
+            assert pooled_RW is not None, "directly from the towers"
+            measure_features(projection, pooled_RW)
+        if self.teacher is not None:
+            self.teacher.update(model, rate=1.0)  # its weights stay, and what was measured is copied
 
     def _gcpr(self, step: Step) -> Tensor:
         """GCPR: the rows' images and texts against those of the global batch."""

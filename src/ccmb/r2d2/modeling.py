@@ -20,7 +20,7 @@ from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
 from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
-from ccmb.r2d2.projection import new_projection
+from ccmb.r2d2.projection import Standardize, new_projection
 from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
 from ccmb.r2d2.towers.stillness import keep_still
@@ -192,6 +192,8 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, Standardize):
+            module.reset()
         elif isinstance(module, MaskedLanguageHead):
             nn.init.zeros_(module.bias)
         elif isinstance(module, R2D2Model):

@@ -97,7 +97,7 @@ def check_same_recipe(recipe: PretrainRecipe, out: Path) -> None:
         )  # keys that an older version did not know have their defaults
     except CcmbError:
         before = None
-    if before is not None and recipe.training.epochs is not None:
+    if before is not None and before.training.epochs is None and recipe.training.epochs is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.with_steps(before.training.steps)})
     if before != recipe:
         raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
