@@ -14,7 +14,7 @@ from PIL import Image
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
-from ccmb.data.images.transforms import Augmentation, speaks_of_sides
+from ccmb.data.images.transforms import Augmentation, speaks_of_sides, square
 from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
@@ -227,7 +227,16 @@ def test_views_are_fixed_variations_of_the_content(images, tmp_path):
         assert len(views) == 3
         return views
 
-    assert seen(dataset, "0.png") == seen(copied, "copy.png") != seen(other, "0.png")
+    assert seen(dataset, "0.png") == seen(copied, "copy.png") == seen(other, "0.png")
+    assert (dataset.fixed_pixels("0.png", 0, True) == square(images.load("0.png"), 8)).all()
+
+
+def test_every_other_view_is_mirrored(images):
+    dataset = TrainingSet([Sample("1.png", ("船",))], images, 8, Augmentation(flip=True, num_views=4), seed=0)
+    plain = square(images.load("1.png"), 8)
+    for view in range(4):
+        pixels = dataset.fixed_pixels("1.png", view, may_mirror=True)
+        assert (pixels == (plain[:, ::-1] if view % 2 else plain)).all()
 
 
 def test_views_are_not_mirrored_where_a_text_speaks_of_sides(images):

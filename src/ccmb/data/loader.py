@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource, UnreadableImageError
-from ccmb.data.images.transforms import Augmentation, augment, fixed_view, speaks_of_sides
+from ccmb.data.images.transforms import Augmentation, augment, fixed_view, speaks_of_sides, square
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
 
@@ -170,9 +170,12 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         """
         data = self.images.raw(name)
         image = self.images.decoded(name, data)
-        if self.augmentation.num_views:
-            rng = fixed_view(hashlib.sha256(data).digest(), view, self.seed)
-        return augment(image, self.size, self.augmentation, rng, may_mirror)
+        if not self.augmentation.num_views:
+            return augment(image, self.size, self.augmentation, rng, may_mirror)
+        if not view:
+            return square(image, self.size)
+        rng = fixed_view(hashlib.sha256(data).digest(), view)
+        return augment(image, self.size, self.augmentation, rng, may_mirror, mirrored=bool(view % 2))
 
     def fixed_pixels(self, name: str, view: int, may_mirror: bool) -> np.ndarray:
         """The pixels of a fixed variation, or of an image that is not varied; see `pixels`."""

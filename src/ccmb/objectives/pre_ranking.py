@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ccmb.core.floats import as_default_float, at_least_float32
 from ccmb.objectives.gradient_cache import in_chunks
+from ccmb.r2d2.projection import of_heads
 
 
 def positive_mask(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:
@@ -70,6 +71,7 @@ def gcpr_loss(
     ignore_mask_RB: Tensor | None = None,
     image_targets_RB: Tensor | None = None,
     image_ignore_mask_RB: Tensor | None = None,
+    heads: int = 1,
 ) -> Tensor:
     """GCPR (scalar): the symmetric contrastive loss of this process's rows against the global batch.
 
@@ -80,6 +82,7 @@ def gcpr_loss(
         ignore_mask_RB: True where a row ignores a column; its target must be 0.
         chunk: rows whose similarities are held at a time, see `in_chunks`; by default all.
         image_targets_RB, image_ignore_mask_RB: the same of the rows' texts over all images; by default equal to those.
+        heads: of the projections; the loss is the mean of theirs, each by its own share of the embeddings.
     """
     if image_targets_RB is None:
         image_targets_RB, image_ignore_mask_RB = targets_RB, ignore_mask_RB
@@ -91,10 +94,11 @@ def gcpr_loss(
             (image_RD[rows], all_text_BD, targets_RB[rows], ignore_mask_RB),
             (text_RD[rows], all_image_BD, image_targets_RB[rows], image_ignore_mask_RB),
         ):
-            logits = mask_ignored(
-                similarity(queries_RD, columns_BD, temperature), None if ignore_mask is None else ignore_mask[rows]
-            )
-            losses.append(soft_cross_entropy(logits, targets))
-        return (losses[0] + losses[1]) * len(targets_RB[rows])
+            for queries, columns in zip(of_heads(queries_RD, heads), of_heads(columns_BD, heads), strict=True):
+                logits = mask_ignored(
+                    similarity(queries, columns, temperature), None if ignore_mask is None else ignore_mask[rows]
+                )
+                losses.append(soft_cross_entropy(logits, targets))
+        return sum(losses[1:], losses[0]) * len(targets_RB[rows]) / heads
 
     return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))

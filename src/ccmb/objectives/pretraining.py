@@ -187,6 +187,7 @@ class PreTraining(nn.Module):
             ignore_mask_RB=step.ignore_mask_RB,
             image_targets_RB=multi_positive_targets(step.image_positives_RB),
             image_ignore_mask_RB=step.image_ignore_mask_RB,
+            heads=self.model.config.projection_heads,
         )
 
     def _mask(self, step: Step) -> Masked:

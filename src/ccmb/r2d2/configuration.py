@@ -35,6 +35,7 @@ class R2D2Config(PreTrainedConfig):
             tokens, as in E5 and GTE).
         text_prefix: what the processor puts before every text, such as E5's "query: ".
         projection_hidden: width of a hidden layer in both projections; None: they are linear, as in the paper.
+        projection_heads: independent heads of such projections, each for an equal share of the embedding.
         projection_dropout: dropout of that hidden layer and of what goes into it, see `HiddenProjection`.
         train_batch_norm: whether batch norm in the towers computes with a batch's statistics in training and gathers
             them, as new networks need it; else with those that it has, as pre-trained towers want it in small batches.
@@ -72,6 +73,7 @@ class R2D2Config(PreTrainedConfig):
         text_pooling: TextPooling = "first",
         text_prefix: str = "",
         projection_hidden: int | None = None,
+        projection_heads: int = 1,
         projection_dropout: float = 0.0,
         train_batch_norm: bool = True,
         cross_layers: int = 6,
@@ -97,7 +99,12 @@ class R2D2Config(PreTrainedConfig):
         self.text_pooling: TextPooling = one_of("text_pooling", text_pooling, TextPooling)
         self.text_prefix = text_prefix
         self.projection_hidden = projection_hidden
+        self.projection_heads = projection_heads
         self.projection_dropout = projection_dropout
+        if projection_heads > 1 and (projection_hidden is None or embed_dim % projection_heads):
+            raise UsageError(
+                f"projection_heads is {projection_heads}: needs projection_hidden, and an embed_dim that it divides"
+            )
         self.train_batch_norm = train_batch_norm
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads

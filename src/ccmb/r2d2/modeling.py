@@ -165,9 +165,14 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         self.text_pooling = config.text_pooling
         self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
         self.text_tower = new_text_tower(text)
-        projection = config.embed_dim, config.projection_hidden, config.projection_dropout
-        self.image_projection = new_projection(config.image_width, *projection)
-        self.text_projection = new_projection(text.hidden_size, *projection)
+        projection = {
+            "embed_dim": config.embed_dim,
+            "hidden": config.projection_hidden,
+            "heads": config.projection_heads,
+            "dropout": config.projection_dropout,
+        }
+        self.image_projection = new_projection(config.image_width, **projection)
+        self.text_projection = new_projection(text.hidden_size, **projection)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)

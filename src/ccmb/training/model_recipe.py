@@ -85,6 +85,12 @@ class ModelRecipe(ConfigBase):
     projection_hidden: int | None = Field(
         None, gt=0, description="width of a hidden layer in both projections; empty: they are linear, the paper's"
     )
+    projection_heads: int = Field(
+        1,
+        gt=0,
+        description="heads of projections with a hidden layer, each for an equal share of the embedding and trained by "
+        "GCPR by itself: an ensemble",
+    )
     projection_dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout of the projections' hidden layer, and of what goes into it"
     )

@@ -51,7 +51,8 @@ class Augmentation(ConfigBase):
     num_views: int | None = Field(
         None,
         gt=0,
-        description="so many fixed variations of each image, of which one is drawn each time, instead of a new one; "
+        description="so many fixed variations of each image, of which one is drawn each time, instead of a new one: "
+        "the image as it is, then varied ones of which every other is mirrored; "
         "what frozen parts of the image tower make of them can then be stored",
     )
 
@@ -79,17 +80,23 @@ def within(image: Image.Image, side: int, resample: Image.Resampling = Image.Res
 
 
 def augment(
-    image: Image.Image, size: int, options: Augmentation, rng: random.Random, may_mirror: bool = True
+    image: Image.Image,
+    size: int,
+    options: Augmentation,
+    rng: random.Random,
+    may_mirror: bool = True,
+    mirrored: bool | None = None,
 ) -> np.ndarray:
     """A random variation of the image: uint8 (size, size, 3).
 
     Args:
         may_mirror: False where a text of the image speaks of left or right.
+        mirrored: whether it is, where `options` say that half of the images are; by default drawn.
     """
     if options.min_crop_scale < 1:
         draw_box = _random_box if options.crop_shape == "image" else _random_square_box
         image = image.crop(draw_box(image.width, image.height, options.min_crop_scale, rng))
-    if options.flip and may_mirror and rng.random() < 0.5:
+    if options.flip and may_mirror and (rng.random() < 0.5 if mirrored is None else mirrored):
         image = ImageOps.mirror(image)
     if options.color_jitter:
         for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -101,13 +108,13 @@ def augment(
     return _shift(pixels, options.shift, rng) if options.shift else pixels
 
 
-def fixed_view(digest: bytes, view: int, seed: int) -> random.Random:
+def fixed_view(digest: bytes, view: int) -> random.Random:
     """The random numbers of one of an image's fixed variations, see `Augmentation.num_views`.
 
     Args:
         digest: of the image's content.
     """
-    return random.Random(f"{seed}/{digest.hex()}/{view}")
+    return random.Random(f"{digest.hex()}/{view}")
 
 
 def speaks_of_sides(text: str) -> bool:

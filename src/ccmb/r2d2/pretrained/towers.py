@@ -36,6 +36,7 @@ from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set
 FROM_CHINESE_CLIP = (
     "embed_dim",
     "projection_hidden",
+    "projection_heads",
     "projection_dropout",
     "image_pooling",
     "initial_temperature",

@@ -42,6 +42,7 @@ CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "temperature_m
 SETTLED = (
     "embed_dim",
     "projection_hidden",
+    "projection_heads",
     "cross_layers",
     "initial_temperature",
     "image_pooling",

@@ -27,7 +27,7 @@ SECTIONS: dict[str, type[ConfigBase]] = {
 # What the network and the processes of a run are; all stages share it.
 SHARED = {
     "model": {
-        "init_from", "preset", "vision", "text", "embed_dim", "projection_hidden", "image_pooling",
+        "init_from", "preset", "vision", "text", "embed_dim", "projection_hidden", "projection_heads", "image_pooling",
         "text_pooling", "text_prefix", "cross_layers", "initial_temperature", "vocab_size",
     },
     "training": {"seed", "device", "parallel", "threads"},

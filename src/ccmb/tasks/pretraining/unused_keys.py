@@ -134,7 +134,8 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
         yield Unused(towers, "model.preset gives it", ("model.preset",))
     if not model.init_from and model.projection_hidden is None:
         why = "the projections are linear"
-        yield Unused(("model.projection_dropout",), why, ("model.projection_hidden",))
+        keys = "model.projection_dropout", "model.projection_heads"
+        yield Unused(keys, why, ("model.projection_hidden",))
     by_preset = model.preset is not None and not model.init_from
     if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
         cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
