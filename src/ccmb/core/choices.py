@@ -17,6 +17,9 @@ ImagePooling = Literal["first", "tower", "mean"]
 # And which of the text tower.
 TextPooling = Literal["first", "mean"]
 
+# A licence: an identifier, as in SPDX's list, or an expression of several.
+LICENSE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9.+() _-]{0,99}"
+
 # The precision in which the second stage chooses; auto is bf16 if the processor computes it natively, else fp32.
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 

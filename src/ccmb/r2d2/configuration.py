@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -10,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from ccmb.core.choices import ImagePooling, RankingRule, TextPooling, one_of
 from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
+from ccmb.r2d2.folders.weight_sources import check_sources
 from ccmb.r2d2.towers.image_forms import USUAL_SIZE, ImageForm, image_form, image_side, set_image_side
 
 # The keywords of `from_pretrained` that locate a folder on the hub.
@@ -52,10 +54,12 @@ class R2D2Config(PreTrainedConfig):
             `ccmb.tasks.matching.calibrate`. 1 says that the network is not calibrated, see `is_calibrated`.
         initial_temperature, temperature_min, temperature_max: start and clamp of the learned temperature (0.07 in
             [0.001, 0.5]).
+        sources: where the weights come from and under which licences, see `ccmb.r2d2.folders.weight_sources`; empty for
+            a network that began with random ones.
 
     Raises:
-        UsageError: a tower's "model_type" is missing or unknown to transformers, another choice is unknown, or
-            `match_temperature` is not a number above 0.
+        UsageError: a tower's "model_type" is missing or unknown to transformers, another choice is unknown,
+            `match_temperature` is not a number above 0, or `sources` are not what they should be.
     """
 
     model_type = "r2d2"
@@ -88,6 +92,7 @@ class R2D2Config(PreTrainedConfig):
         initial_temperature: float = 0.07,
         temperature_min: float = 0.001,
         temperature_max: float = 0.5,
+        sources: Iterable[Mapping[str, str]] = (),
         **kwargs: Any,
     ) -> None:
         self.vision_config = _as_config("vision", vision_config, {"model_type": "clip_vision_model"})
@@ -118,6 +123,7 @@ class R2D2Config(PreTrainedConfig):
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max
+        self.sources = check_sources(sources)
         super().__init__(**kwargs)
 
     def _set_image_form(self, width: int | None, class_token: bool | None, pooling: ImagePooling | None) -> None:
@@ -139,6 +145,13 @@ class R2D2Config(PreTrainedConfig):
             class_token = form.class_token or first
         self.image_class_token = class_token
         self.image_pooling = pooling
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, without the local folders that the towers were opened from."""
+        values: dict[str, Any] = super().to_diff_dict()
+        for tower in self.sub_configs:
+            values.get(tower, {}).pop("_name_or_path", None)  # transformers leaves out only that of the whole
+        return values
 
     @property
     def is_calibrated(self) -> bool:

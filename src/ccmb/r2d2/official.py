@@ -22,6 +22,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.checkpoint_files import read_file, read_tensors, state_dicts, tensor_names
+from ccmb.r2d2.folders.weight_sources import source_of
 from ccmb.r2d2.folders.weights import and_more, check_finite
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
@@ -190,6 +191,7 @@ def convert_from_official(
         raise CcmbError(
             f"{tokenizer}: has {len(loaded_tokenizer):,} tokens, but the checkpoint was trained with {vocabulary:,}"
         )
+    model.config.sources = [source_of("model", checkpoint)]
     with atomic_path(out) as folder:
         model.save_pretrained(folder)
         R2D2Processor(loaded_tokenizer, model.config.image_size, MAX_TEXT_TOKENS).save_pretrained(folder)

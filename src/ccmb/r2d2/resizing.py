@@ -15,6 +15,7 @@ from pathlib import Path
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_path
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.weight_sources import carried_on
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.official import UNUSED_FILE
@@ -41,6 +42,7 @@ def resize_folder(
         raise CcmbError(f"{out}: exists already; give a new folder")
     folder = model_folder(source)
     model, processor = resize(*load_model(folder), image_size, max_text_tokens)
+    model.config.sources = carried_on(model.config.sources, source)
     with atomic_path(out) as new_folder:
         model.save_pretrained(new_folder)
         processor.save_pretrained(new_folder)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from ccmb.core.choices import ImagePooling, RankingRule, TextPooling
+from ccmb.core.choices import LICENSE_PATTERN, ImagePooling, RankingRule, TextPooling
 from ccmb.core.config.base import ConfigBase
 
 LONGEST = 64  # tokens of a text, by default
@@ -21,6 +21,7 @@ def _shape_or_source(tower: Any) -> Any:
 Tower = Annotated[dict[str, Any] | str, BeforeValidator(_shape_or_source)]
 
 TowerName = Literal["image", "text"]
+License = Annotated[str, Field(pattern=rf"^{LICENSE_PATTERN}$")]
 Frozen = Literal["all"] | Annotated[int, Field(gt=0)]
 
 
@@ -49,6 +50,14 @@ class LoraRecipe(ConfigBase):
     towers: list[TowerName] | None = Field(
         None, min_length=1, description="the adapted ones; by default those that are not frozen as a whole"
     )
+
+
+class LicensesRecipe(ConfigBase):
+    """Licences of the weights to start from, in place of what their model cards say."""
+
+    image: License | None = Field(None, description="of the image tower's weights, such as Apache-2.0")
+    text: License | None = Field(None, description="of the text tower's weights")
+    model: License | None = Field(None, description="of a whole model, such as a Chinese-CLIP or an R2D2 of the hub")
 
 
 class ModelRecipe(ConfigBase):
@@ -119,6 +128,7 @@ class ModelRecipe(ConfigBase):
         description="train low-rank adapters instead of the weights of the towers, as in {rank: 8, alpha: 16}; they "
         "are merged into the finished model; needs peft",
     )
+    licenses: LicensesRecipe = LicensesRecipe()
     train_batch_norm: bool | None = Field(
         None,
         description="whether batch norm computes with a batch's statistics and gathers them; by default in new "

@@ -88,7 +88,7 @@ def test_a_run_trains_from_two_towers(
     arguments = "pretrain", *tiny_recipe(tiny_corpus(tmp_path / "corpus")), *towers, "--out", tmp_path / "run"
     assert command(*arguments).code == 0
     assert load_model(tmp_path / "run")[0].config.text_config.model_type == "roberta"
-    assert f"| started from | {clip} and {text} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"| started from | {clip.name} and {text.name} |" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 def test_a_recipe_may_name_a_preset() -> None:

@@ -85,4 +85,4 @@ class R2D2BenchmarkModel:
         return self._ranker.score_pairs(images, texts, image_index_N, text_index_N, cosine_N)
 
 
-_NO_MATTER = ("_name_or_path", "match_temperature", "transformers_version")
+_NO_MATTER = ("_name_or_path", "match_temperature", "sources", "transformers_version")

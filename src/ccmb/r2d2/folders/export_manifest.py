@@ -27,7 +27,7 @@ class ExportRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
-    source: str = Field(description="what was exported")
+    source: str = Field(description="name of what was exported, without a local path")
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of its model.safetensors")
     precision: ExportPrecision = Field(description="of the products with weights")
     temperature: float = Field(gt=0, allow_inf_nan=False, description="learned, of the first stage")

@@ -25,6 +25,7 @@ from ccmb.core.choices import Solver
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json, write_json
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.weight_sources import joined, source_of
 from ccmb.r2d2.folders.weights import check_finite
 from ccmb.r2d2.generative.diffusion import DiffusionProcess, diffusion_process_of
 from ccmb.r2d2.loading import load_model, model_folder
@@ -202,6 +203,7 @@ class R2D2Generator(R2D2Model):
         assert made.autoencoder is not None
         made.painter.unet.load_state_dict(unet.state_dict())
         made.autoencoder.load_state_dict(autoencoder.state_dict())
+        made.config.sources = joined(model.config.sources, [source_of("generator", name)])
         return made
 
     def save_pretrained(  # type: ignore[override]

@@ -11,6 +11,7 @@ from ccmb.core.hashing import sha256_of_file
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import read_seen
 from ccmb.r2d2.folders.export_manifest import ExportRecord, is_export, needs_runtime
+from ccmb.r2d2.folders.weight_sources import carried_on, public_name
 from ccmb.r2d2.loading import load_model, model_folder, weights_fingerprint
 from ccmb.r2d2.onnx.graphs import graphs, write_graph
 
@@ -41,10 +42,11 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
                 write_graph(network, graph, fresh / graph.file, precision)
                 files[graph.file] = sha256_of_file(fresh / graph.file)
                 advance(1, graph.name)
+        network.config.sources = carried_on(network.config.sources, name)
         network.config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         record = ExportRecord(
-            source=str(name), fingerprint=weights_fingerprint(folder), precision=precision,
+            source=public_name(name), fingerprint=weights_fingerprint(folder), precision=precision,
             temperature=float(network.temperature.detach()), files=files,
         )  # fmt: skip
         record.write(fresh)

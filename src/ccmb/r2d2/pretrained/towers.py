@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING, BertConfig,
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean, one_line
 from ccmb.r2d2.backbones import max_tokens, tower_class
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.weight_sources import source_of
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.sources import (
     FAMILIES,
@@ -80,6 +81,7 @@ def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2
         shape = R2D2Config(vision_config=image_config, text_config=text_config, **config)
         image_state = _tower_state(vision, image_config, pooler=shape.image_pooling == "tower")
         model = _network(shape, image_state, _tower_state(text, text_config, pooler=False))
+        model.config.sources = [source_of("image_tower", vision), source_of("text_tower", text)]
         return model, _processor(model, given.statistics, text)
 
 
@@ -117,6 +119,7 @@ def from_chinese_clip(name: str | Path, **config: Any) -> tuple[R2D2Model, R2D2P
         ).state_dict()
         state["temperature"] = (-state["temperature"]).exp()
         shape.initial_temperature = float(state["temperature"])
+        shape.sources = [source_of("model", name)]
         model = R2D2Model(shape)  # a new one, for the loaded one would be saved under Chinese-CLIP's names
         model.load_state_dict(state)
         processor = _processor(model, preprocessing(name).statistics, name)
@@ -148,7 +151,8 @@ def _sizes_checked(sources: str) -> Iterator[None]:
 
 
 def _check_fields(config: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(R2D2Config.__init__).parameters) - {"self", "vision_config", "text_config", "kwargs"}
+    settled = {"self", "vision_config", "text_config", "sources", "kwargs"}
+    known = set(inspect.signature(R2D2Config.__init__).parameters) - settled
     if unknown := sorted(set(config) - known):
         hint = did_you_mean(unknown[0], sorted(known))
         raise UsageError(f"{unknown[0]} is no field of R2D2Config that can be given here{hint}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.seen_images import SeenImages
+from ccmb.r2d2.folders.weight_sources import carried_on, joined
 from ccmb.r2d2.generative.captioner import has_captioner, load_captioner
 from ccmb.r2d2.loading import load_model
 
@@ -64,6 +65,7 @@ def mix(before: str | Path, after: str | Path, share: float, out: Path) -> None:
         other.config.match_temperature = 1.0  # that of either was fitted to its own weights
     elif share == 0:
         other.config.match_temperature = one.config.match_temperature
+    other.config.sources = joined(carried_on(one.config.sources, before), carried_on(other.config.sources, after))
     save_model(out, other, its_processor)
     seen = [record for record in (seen_by(before), seen_by(after)) if record is not None]
     reduce(or_, seen, SeenImages()).write(out)

@@ -15,6 +15,7 @@ from ccmb.core.errors import UsageError, one_line
 from ccmb.data.sample import Sample
 from ccmb.objectives.config import Objectives
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.folders.weight_sources import carried_on, with_licenses
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.presets import preset
@@ -36,6 +37,7 @@ NO_FIELDS = {
     "freeze",
     "image_size",
     "lora",
+    "licenses",
 }
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "temperature_min")
@@ -72,11 +74,14 @@ def build_model(
         fields = {key: fields[key] for key in fields if key not in FROM_CHINESE_CLIP}
         model, processor = from_chinese_clip(shape.init_from, **fields)
         _check_settled(shape, model.config, ("embed_dim", "initial_temperature"))
+        model.config.sources = with_licenses(model.config.sources, shape.licenses.model_dump())
         return resize(model, processor, shape.image_size)
     if shape.init_from:
         return resize(*load_start(shape, load_model), shape.image_size, shape.max_text_tokens)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
-        return resize(*from_towers(str(shape.vision), str(shape.text), **fields), shape.image_size)
+        model, processor = from_towers(str(shape.vision), str(shape.text), **fields)
+        model.config.sources = with_licenses(model.config.sources, shape.licenses.model_dump())
+        return resize(model, processor, shape.image_size)
     if shape.preset:
         named = preset(shape.preset)
         fields |= {"embed_dim": named.embed_dim, "cross_layers": named.cross_layers}
@@ -114,19 +119,22 @@ def _of_size(vision: dict[str, Any], image_size: int | None, is_given: bool) -> 
 
 
 def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]]) -> tuple[M, R2D2Processor]:
-    """The R2D2 that a recipe starts from, with what the recipe gives of it.
+    """The R2D2 that a recipe starts from, with what the recipe gives of it; the sources of its weights are carried on.
 
     Args:
         load: `load_model`, or what loads a captioner or a generator.
 
     Raises:
-        UsageError: the recipe gives what the weights settle otherwise; the message names the key.
+        UsageError: the recipe gives what the weights settle otherwise, or a licence for what it lacks; the message
+            names the key.
         CcmbError: see `load_model`.
     """
     changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
     changes["train_batch_norm"] = bool(shape.train_batch_norm)
     model, processor = load(str(shape.init_from), changes=changes)
     _check_settled(shape, model.config, SETTLED)
+    sources = carried_on(model.config.sources, str(shape.init_from))
+    model.config.sources = with_licenses(sources, shape.licenses.model_dump())
     return model, processor
 
 

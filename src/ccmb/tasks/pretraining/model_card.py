@@ -10,6 +10,8 @@ from torch import nn
 
 from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
+from ccmb.r2d2.folders.source_card import front_matter, section
+from ccmb.r2d2.folders.weight_sources import public_name
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import in_words, layers_of
 from ccmb.tasks.pretraining.lora import lora_in_words
@@ -24,7 +26,7 @@ CARD = """\
 language: zh
 library_name: transformers
 tags: [ccmb, {kind}, image-text-retrieval, chinese]
----
+{front_matter}---
 
 # {title}
 
@@ -47,6 +49,7 @@ scores = model(**processor(images=["picture.jpg"], text=["一只红色的小船"
 |---|---|
 {network}
 
+{sources}
 ## 训练 · Training
 
 {training}
@@ -79,6 +82,8 @@ def write_model_card(
         title=f"{kind}: {recipe.data.name}",
         kind_zh="中文图文双塔与两个交叉编码器" if model.can_rank else "中文图文双塔",
         kind_en="Two Chinese image-text towers" + (" and two cross encoders" if model.can_rank else ""),
+        front_matter=front_matter(model.config.sources),
+        sources=section(model.config.sources),
         network=_table(_network(model)),
         training=_stages(model, stages) if stages else TABLE + _table(_training(model, recipe, run)),
         metrics=_metrics(retrieval) if retrieval else "此卡尚无评测结果。 No evaluation is recorded here yet.\n",
@@ -141,8 +146,8 @@ def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
 
 def _origin(model: ModelRecipe) -> str:
     if model.init_from or not isinstance(model.vision, str):
-        return model.init_from or "random weights"
-    return f"{model.vision} and {model.text}"
+        return public_name(model.init_from) if model.init_from else "random weights"
+    return f"{public_name(model.vision)} and {public_name(str(model.text))}"
 
 
 def _metrics(retrieval: Mapping[str, Any]) -> str:

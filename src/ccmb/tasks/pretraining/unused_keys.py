@@ -120,18 +120,23 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
     if model.init_from:
         shape = "model.preset", "model.vision", "model.text", "model.vocab_size"
         yield Unused(shape, "the model of model.init_from has its own", ("model.init_from",))
-        own = (
-            FROM_CHINESE_CLIP
-            if is_chinese_clip(model.init_from)
-            else (*CHANGED, *SETTLED, "max_text_tokens", "image_size")
-        )
+        is_clip = is_chinese_clip(model.init_from)
+        if is_clip:
+            of_towers = "model.licenses.image", "model.licenses.text"
+            why = "a Chinese-CLIP is one model, whose licence is model.licenses.model"
+            yield Unused(of_towers, why, ("model.init_from",))
+        own = FROM_CHINESE_CLIP if is_clip else (*CHANGED, *SETTLED, "max_text_tokens", "image_size", "licenses")
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.init_from",), obeyed=True)
     elif isinstance(model.vision, str):
         new = "model.preset", "model.vocab_size"
         yield Unused(new, "of a new network, and the towers are given", ("model.vision", "model.text"))
+        yield Unused(("model.licenses.model",), "each tower has its own", ("model.vision", "model.text"))
     elif model.preset:
         towers = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
         yield Unused(towers, "model.preset gives it", ("model.preset",))
+    if not model.init_from and not isinstance(model.vision, str):
+        causes = "model.vision", "model.text", "model.preset"
+        yield Unused(("model.licenses",), "a new network has no weights of other models", causes)
     if not model.init_from and model.projection_hidden is None:
         why = "the projections are linear"
         keys = "model.projection_dropout", "model.projection_heads"
