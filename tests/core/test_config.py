@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccmb.core.config.recipe_files import RECIPES, data_folder, find_recipe, load_recipe, save_recipe
+from ccmb.core.config.recipe_files import RECIPES, data_folder, find_recipe, find_weights, load_recipe, save_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.training.recipe import DataRecipe, OptimizerRecipe, TrainingRecipe
@@ -160,3 +160,13 @@ def test_data_is_looked_for_here_and_under_the_data_root(tmp_path, monkeypatch):
     assert data_folder("flickr") == tmp_path / "root" / "flickr"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data_folder("~/root/flickr") == tmp_path / "root" / "flickr"
+
+
+def test_folders_of_weights_are_found_below_the_data_and_other_names_are_a_hubs(tmp_path, monkeypatch):
+    monkeypatch.delenv("CCMB_DATA", raising=False)
+    assert find_weights("weights/tower") == "weights/tower"
+    (tmp_path / "weights" / "tower").mkdir(parents=True)
+    monkeypatch.setenv("CCMB_DATA", str(tmp_path))
+    assert find_weights("weights/tower") == str(tmp_path / "weights" / "tower")
+    assert find_weights(str(tmp_path / "weights")) == str(tmp_path / "weights")
+    assert find_weights("google/siglip") == "google/siglip"

@@ -71,13 +71,15 @@ class ModelRecipe(ConfigBase):
         None, description="name of a preset, which gives the towers, embed_dim and cross_layers of a new network"
     )
     vision: Tower = Field(
-        {}, description="configuration of the image tower with its model_type, or a folder or hub id to start from"
+        {},
+        description="configuration of the image tower with its model_type, or a folder or hub id to start from; "
+        "folders are also looked for under $CCMB_DATA",
     )
     text: Tower = Field(
         {},
         validate_default=True,
         description="configuration of the text tower with its model_type, or a folder or hub id to start from, whose "
-        "tokenizer is taken too",
+        "tokenizer is taken too; folders are also looked for under $CCMB_DATA",
     )
     embed_dim: int = Field(768, gt=0)
     image_pooling: ImagePooling | None = Field(

@@ -95,6 +95,15 @@ def test_a_licence_that_would_do_nothing_is_refused_by_name(key: str, model: dic
         settle(recipe, Path("small.yaml"), [])
 
 
+def test_the_licence_in_a_file_gives_way_to_an_override_of_its_tower() -> None:
+    model = {"vision": "a/b", "text": "c/d", "licenses": {"image": "MIT", "text": "ISC"}}
+    recipe = check_recipe(
+        PretrainRecipe, {"data": {"folder": "x"}, "training": {"steps": 1}, "model": model}, "small.yaml"
+    )
+    settled = settle(recipe, Path("small.yaml"), ["model.vision=e/f"])
+    assert settled.model.licenses.model_dump() == {"image": None, "text": "ISC", "model": None}
+
+
 def test_a_licence_is_an_identifier() -> None:
     with pytest.raises(UsageError, match=r"model\.licenses\.image"):
         licences(vision="a/b", text="c/d", licenses={"image": "see | the\nfile"})

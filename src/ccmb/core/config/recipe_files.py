@@ -136,3 +136,11 @@ def hint_for(kind: type[BaseModel], location: Sequence[int | str]) -> str:
     wrong = str(location[-1])
     hint = did_you_mean(wrong, known) or did_you_mean(wrong, list(retired), lambda old: retired[old].name)
     return hint or f"; known keys: {', '.join(known)}"
+
+
+def find_weights(name: str) -> str:
+    """A folder of weights as given, or below $CCMB_DATA; other names are returned as they are: a hub's."""
+    root = os.environ.get("CCMB_DATA")
+    if root and not Path(name).is_dir() and (below := Path(root).expanduser() / name).is_dir():
+        return str(below)
+    return name

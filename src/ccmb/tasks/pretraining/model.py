@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ccmb.core.config.given_keys import is_given
+from ccmb.core.config.recipe_files import find_weights
 from ccmb.core.device import inference
 from ccmb.core.errors import UsageError, one_line
 from ccmb.data.sample import Sample
@@ -79,7 +80,8 @@ def build_model(
     if shape.init_from:
         return resize(*load_start(shape, load_model), shape.image_size, shape.max_text_tokens)
     if isinstance(shape.vision, str) or isinstance(shape.text, str):  # the recipe sees to it that both are
-        model, processor = from_towers(str(shape.vision), str(shape.text), **fields)
+        towers = find_weights(str(shape.vision)), find_weights(str(shape.text))
+        model, processor = from_towers(*towers, **fields)
         model.config.sources = with_licenses(model.config.sources, shape.licenses.model_dump())
         return resize(model, processor, shape.image_size)
     if shape.preset:

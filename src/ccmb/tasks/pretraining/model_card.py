@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from ccmb.core.choices import PAPER_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.r2d2.folders.source_card import front_matter, section
-from ccmb.r2d2.folders.weight_sources import public_name
+from ccmb.r2d2.folders.weight_sources import Source, public_name
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import in_words, layers_of
 from ccmb.tasks.pretraining.lora import lora_in_words
@@ -126,7 +126,7 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
     losses = {PAPER_NAMES[name]: last[name] for name in objectives.on() if name in last}
     return {
         "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
-        "started from": _origin(recipe.model),
+        "started from": _origin(recipe.model, model.config.sources),
         "steps x batch": f"{training.steps:,} x {training.batch_size}",
         "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),
         "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
@@ -144,10 +144,10 @@ def frozen_parts(model: R2D2Model, recipe: ModelRecipe) -> str:
     return "; ".join(f"{name} tower: {in_words(towers[name], frozen)}" for name, frozen in recipe.frozen().items())
 
 
-def _origin(model: ModelRecipe) -> str:
+def _origin(model: ModelRecipe, sources: Sequence[Source]) -> str:
     if model.init_from or not isinstance(model.vision, str):
         return public_name(model.init_from) if model.init_from else "random weights"
-    return f"{public_name(model.vision)} and {public_name(str(model.text))}"
+    return " and ".join(source["name"] for source in sources)
 
 
 def _metrics(retrieval: Mapping[str, Any]) -> str:

@@ -125,12 +125,18 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
             of_towers = "model.licenses.image", "model.licenses.text"
             why = "a Chinese-CLIP is one model, whose licence is model.licenses.model"
             yield Unused(of_towers, why, ("model.init_from",))
-        own = FROM_CHINESE_CLIP if is_clip else (*CHANGED, *SETTLED, "max_text_tokens", "image_size", "licenses")
+        own = (
+            (*FROM_CHINESE_CLIP, "licenses.model")
+            if is_clip
+            else (*CHANGED, *SETTLED, "max_text_tokens", "image_size", "licenses")
+        )
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.init_from",), obeyed=True)
     elif isinstance(model.vision, str):
         new = "model.preset", "model.vocab_size"
         yield Unused(new, "of a new network, and the towers are given", ("model.vision", "model.text"))
         yield Unused(("model.licenses.model",), "each tower has its own", ("model.vision", "model.text"))
+        for tower, key in (("vision", "image"), ("text", "text")):  # a file's licence is that of the file's tower
+            yield Unused((f"model.licenses.{key}",), "", (f"model.{tower}",), obeyed=True)
     elif model.preset:
         towers = "model.vision", "model.text", "model.embed_dim", "model.cross_layers"
         yield Unused(towers, "model.preset gives it", ("model.preset",))
