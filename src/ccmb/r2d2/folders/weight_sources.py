@@ -24,7 +24,7 @@ from ccmb.core.hashing import sha256_of_files
 # part ("model" is the whole), name (hub id, or last part of a local folder or file), license (an identifier or
 # "unknown"), and of a hub model revision (its commit), of a local one sha256 (of its weights).
 Source = dict[str, str]
-Part = Literal["image_tower", "text_tower", "model", "generator"]
+WeightPart = Literal["image_tower", "text_tower", "model", "generator"]
 NEEDED, KEYS = {"part", "name", "license"}, {"part", "name", "license", "revision", "sha256"}
 UNKNOWN, OTHER = "unknown", "other"
 LICENSE_KEYS = {"image": "image_tower", "text": "text_tower", "model": "model"}  # of a recipe's model.licenses
@@ -43,8 +43,8 @@ def check_sources(values: Iterable[Mapping[str, Any]]) -> list[Source]:
     for value in values:
         if not isinstance(value, Mapping) or not NEEDED <= set(value) <= KEYS:
             raise UsageError(f"sources: {value!r}: give part, name, license, and revision or sha256")
-        if not all(isinstance(text, str) for text in value.values()) or value["part"] not in get_args(Part):
-            raise UsageError(f"sources: {value!r}: all are texts, and part is one of {', '.join(get_args(Part))}")
+        if not all(isinstance(text, str) for text in value.values()) or value["part"] not in get_args(WeightPart):
+            raise UsageError(f"sources: {value!r}: all are texts, and part is one of {', '.join(get_args(WeightPart))}")
         name = value["name"]
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
             raise UsageError(f"sources: {name!r} is a path; give a hub id, or the last part of the folder")
@@ -65,7 +65,7 @@ def public_name(name: str | Path) -> str:
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
-def source_of(part: Part, name: str | Path) -> Source:
+def source_of(part: WeightPart, name: str | Path) -> Source:
     """The entry of a local folder or file, or of a hub id; its licence is what its model card says."""
     source = {"part": part, "name": public_name(name), "license": _license(name)}
     if revision := _revision(name):
