@@ -17,6 +17,7 @@ from ccmb.tasks.ablation.plan import plan_runs, write_base
 from ccmb.tasks.ablation.stages import objectives_of, reaching_stages, saved_step
 from ccmb.tasks.pretraining import run as pretraining
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.stage_recipe import in_stages
 from ccmb.training.trainer import Trainer
 from tests.helpers.runs import Command, command_line, tiny_corpus
 from tests.helpers.staged import STEPS, staged_recipe, staged_words
@@ -75,6 +76,9 @@ def test_rungs_reach_into_every_stage_and_stopped_runs_go_on(
     assert all("fgr" not in line for line in metrics_of(without))
     assert all("fgr" in line for line in metrics_of(whole))
     assert not load_model(without)[0].config.match_heads
+    page = (out / "ablation.html").read_text(encoding="utf-8")
+    assert "without/seed-0" in page
+    assert str(out) not in page
     report = read_json(out / "ablation.json")
     assert [entry["objectives"] for entry in report["ladder"]] == [
         ["gcpr", "mlm", "tgd", "fgd"], ["gcpr", "fgr", "mlm", "tgd", "fgd"],
@@ -111,16 +115,16 @@ def test_the_step_that_a_stopped_run_goes_on_from_is_counted_over_all_stages(
 def test_an_override_reaches_a_stage_that_gives_its_key_but_switches_no_objective_on() -> None:
     recipe = load_recipe(PretrainRecipe, find_recipe("hub-towers"))
     overrides = ["objectives.fgr.weight=0.5", "model.freeze.image=4", "optimizer.warmup_steps=7", "training.steps=5"]
-    assert reaching_stages(recipe, overrides) == [
+    reaching = reaching_stages(recipe, overrides)
+    assert reaching == [
         *overrides,
         "stages.projections.model.freeze.image=4", "stages.projections.optimizer.warmup_steps=7",
         "stages.projections.training.epochs=", "stages.projections.training.steps=5",
         "stages.cross.model.freeze.image=4", "stages.cross.optimizer.warmup_steps=7",
     ]  # fmt: skip
-    changed = load_recipe(
-        PretrainRecipe, find_recipe("hub-towers"), reaching_stages(recipe, [*overrides, "training.epochs="])
-    )
+    changed = load_recipe(PretrainRecipe, find_recipe("hub-towers"), [*reaching, "training.epochs="])
     assert changed.stages[0].objectives["fgr"] is False
+    assert [(one.training.steps, one.objectives.fgr.weight) for one in in_stages(changed)] == [(5, 0), (5, 0.5)]
 
 
 def test_the_default_ladder_of_a_shipped_recipe_in_stages_can_be_trained(tmp_path: Path) -> None:
