@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ccmb.core.aligning import columns_of
 from ccmb.report.charts import ticks
 from ccmb.report.markup import escape, format_number
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 60, 16, 8, 26
-LETTER = 6.5  # pixels of width of a letter of a name; twice that of a Chinese character
+LETTER = 6.5  # pixels of width of a Latin letter of a name; a Chinese character takes two
 LANE = 17  # pixels of height of one dot with its whiskers
 
 
@@ -44,7 +43,10 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: bool 
     marks = ticks(min([*values, *([0.0] if zero else [])]), max([*values, *([0.0] if zero else [])]), 8)
     heights = [LANE * max(1, len(dots)) + 10 for _, dots in rows]
     bottom = TOP + sum(heights)
-    left = min(max(LEFT, 20 + LETTER * max(columns_of(name) for name, _ in rows)), WIDTH / 2)
+    left = min(
+        max(LEFT, 20 + LETTER * max(sum(1 + (character > "\u2e7f") for character in name) for name, _ in rows)),
+        WIDTH / 2,
+    )
     parts = [
         f'<svg class="chart dots" viewBox="0 0 {WIDTH} {bottom + BOTTOM}" role="img" aria-label="{escape(label)}">'
     ]

@@ -19,9 +19,9 @@ from ccmb.tasks.pretraining import run as pretraining
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.stage_recipe import in_stages
 from ccmb.training.trainer import Trainer
+from tests.helpers.ablation import InThisProcess
 from tests.helpers.runs import Command, command_line, tiny_corpus
 from tests.helpers.staged import STEPS, staged_recipe, staged_words
-from tests.tasks.ablation.test_ablate import InThisProcess
 
 LADDER = "without: {objectives.fgr: off}\nall:\n"
 # FGR in both stages, of which each gives keys of it; the second is counted in epochs.

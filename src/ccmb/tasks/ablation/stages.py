@@ -71,6 +71,6 @@ def _in_stage(stage: StageRecipe, override: str) -> Iterator[str]:
 
 
 def _stays_off(stage: StageRecipe, key: str) -> bool:
-    section, _, rest = key.partition(".")
-    value: Any = stage.objectives.get(rest.partition(".")[0]) if section == "objectives" else None
+    section, *names = key.split(".")
+    value: Any = stage.objectives.get(names[0]) if section == "objectives" and names else None
     return value is False or (isinstance(value, Mapping) and value.get("weight") == 0)

@@ -107,7 +107,9 @@ def check_same_recipe(recipe: PretrainRecipe, out: Path) -> None:
         recipe = recipe.model_copy(update={"training": recipe.training.with_steps(before.training.steps)})
     if before is not None and len(before.stages) == len(recipe.stages):
         stages = [
-            one.with_steps(saved.training.get("steps") if whole.training.epochs is not None else whole.training.steps)
+            one.with_steps(
+                saved.training.get("steps", 0) if whole.training.epochs is not None else whole.training.steps
+            )
             for one, whole, saved in zip(recipe.stages, in_stages(recipe), before.stages, strict=True)
         ]
         recipe = recipe.model_copy(update={"stages": stages})
