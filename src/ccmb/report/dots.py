@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ccmb.report.charts import ticks
 from ccmb.report.markup import escape, format_number
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 120, 16, 8, 26
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 60, 16, 8, 26
+LETTER = 6.5  # pixels of width of a Latin letter of a name; a Chinese character takes two
 LANE = 17  # pixels of height of one dot with its whiskers
 
 
@@ -42,13 +43,17 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: bool 
     marks = ticks(min([*values, *([0.0] if zero else [])]), max([*values, *([0.0] if zero else [])]), 8)
     heights = [LANE * max(1, len(dots)) + 10 for _, dots in rows]
     bottom = TOP + sum(heights)
+    left = min(
+        max(LEFT, 20 + LETTER * max(sum(1 + (character > "\u2e7f") for character in name) for name, _ in rows)),
+        WIDTH / 2,
+    )
     parts = [
         f'<svg class="chart dots" viewBox="0 0 {WIDTH} {bottom + BOTTOM}" role="img" aria-label="{escape(label)}">'
     ]
 
     def across(value: float) -> float:
         share = (value - marks[0]) / (marks[-1] - marks[0])
-        return LEFT + (WIDTH - LEFT - RIGHT) * share
+        return left + (WIDTH - left - RIGHT) * share
 
     for mark in marks:
         kind, x = "zero" if zero and mark == 0 else "grid", across(mark)
@@ -57,7 +62,7 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: bool 
     top = TOP
     for (name, dots), height in zip(rows, heights, strict=True):
         middle = top + height / 2
-        parts.append(f'<text x="{LEFT - 10}" y="{middle + 3.5:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text x="{left - 10:g}" y="{middle + 3.5:.1f}" text-anchor="end">{escape(name)}</text>')
         for index, dot in enumerate(dots):
             y = middle + LANE * (index - (len(dots) - 1) / 2)
             whisker = f'x1="{across(dot.low):.1f}" x2="{across(dot.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'

@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,10 +17,10 @@ from ccmb.core.files import read_json, sole_use
 from ccmb.tasks.ablation import evaluation, processes, run
 from ccmb.tasks.ablation.evaluation import open_fields
 from ccmb.tasks.ablation.ladder import default_ladder
-from ccmb.tasks.ablation.plan import Base, Run, plan_runs, write_base
+from ccmb.tasks.ablation.plan import Run, plan_runs, write_base
 from ccmb.tasks.ablation.processes import environments, train
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.pretraining.run import pretrain
+from tests.helpers.ablation import Ended, InThisProcess
 from tests.helpers.downstream_samples import write_flickr8k
 from tests.helpers.runs import Command, command_line, tiny_corpus, tiny_recipe
 
@@ -30,44 +29,6 @@ LADDER = "easy: {objectives.fgr.hardness: 0.0}\nhard: {objectives.fgr.hardness: 
 
 def loaded(*overrides: str) -> PretrainRecipe:
     return load_recipe(PretrainRecipe, find_recipe("quickstart"), overrides)
-
-
-class Ended:
-    """A process that has ended."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def poll(self) -> int | None:
-        return self.code
-
-    def wait(self, timeout: float | None = None) -> int:
-        return self.code
-
-    def send_signal(self, sig: int) -> None:
-        """Nothing, as of a process that has ended."""
-
-    def kill(self) -> None:
-        raise AssertionError("it has ended")
-
-
-class InThisProcess:
-    """Trains in the test's own process in the place of `ccmb pretrain`, and remembers what it trained."""
-
-    def __init__(self, failing: tuple[str, ...] = ()) -> None:
-        self.failing, self.started = failing, list[str]()
-
-    def __call__(self, base: Base, lock: Any) -> InThisProcess:
-        return self
-
-    def start(self, wanted: Run, environment: Mapping[str, str]) -> Ended:
-        self.started.append(wanted.name)
-        wanted.log.parent.mkdir(parents=True, exist_ok=True)
-        if wanted.name in self.failing:
-            wanted.log.write_text("much\nccmb: a loss is not finite\n")
-            return Ended(1)
-        pretrain(wanted.recipe, wanted.folder)
-        return Ended(0)
 
 
 @pytest.fixture

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
 
 import pytest
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.objectives.config import Objectives, Ranking
 from ccmb.tasks.ablation.ladder import Rung, choose, default_ladder, read_ladder
-from ccmb.tasks.ablation.stages import objectives_of, reaching_stages
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 
 
@@ -69,26 +65,6 @@ def test_the_network_of_a_model_to_start_from_is_left_as_it_is() -> None:
     recipe = load_recipe(PretrainRecipe, find_recipe("quickstart"))
     started = recipe.model_copy(update={"model": recipe.model.model_copy(update={"init_from": "RUN"})})
     assert default_ladder(started)[0].overrides == ladder_of()[0].overrides[:-1]
-
-
-class Warmed:
-    """A stage that gives some objectives of its own."""
-
-    name = "warm"
-    objectives: ClassVar[dict[str, Any]] = {"fgr": {"weight": 2.0, "hardness": 0.3}, "tgd": False}
-
-    def given(self) -> list[str]:
-        return ["warm.name", "warm.objectives.fgr.weight", "warm.objectives.fgr.hardness", "warm.training.steps"]
-
-
-def test_overrides_reach_the_stages_that_give_their_keys() -> None:
-    staged: Any = SimpleNamespace(stages=[Warmed()], objectives=Objectives(fgr=Ranking(weight=0)))
-    assert objectives_of(staged) == ["gcpr", "fgr", "mlm", "tgd", "fgd"]  # FGR in the stage alone
-    overrides = ["objectives.fgr=off", "objectives.mlm=off", "objectives.fgr.hardness=1"]
-    assert reaching_stages(staged, overrides) == [
-        *overrides, "stages.warm.objectives.fgr=off", "stages.warm.objectives.fgr.hardness=1",
-    ]  # fmt: skip
-    assert reaching_stages(load_recipe(PretrainRecipe, find_recipe("quickstart")), overrides) == overrides
 
 
 def test_rungs_of_a_file(tmp_path: Path) -> None:

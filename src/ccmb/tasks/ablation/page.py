@@ -91,7 +91,7 @@ def _ladder_section(report: Values) -> str:
         both("变体", "Rung"), both("训练目标", "Objectives"), both("对配方的改动", "Changes to the recipe"),
         both("平均训练时间", "Mean training time"),
     )  # fmt: skip
-    return section("变体", "Rungs", table(head, rows, "words"))
+    return section("变体", "Rungs", table(head, rows, "words keys"))
 
 
 def _metrics_section(report: Values, field: str, values: Values) -> str:
@@ -138,7 +138,7 @@ def _recalls(report: Values, values: Values) -> str:
         "over seeds.",
         "note",
     )
-    return table((both("变体", "Rung"), *labels), rows, "figures") + note
+    return table((both("变体", "Rung"), *labels), rows, "figures all") + note
 
 
 def _changes_section(field: str, values: Values) -> str:

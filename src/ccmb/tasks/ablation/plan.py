@@ -18,7 +18,7 @@ from ccmb.core.config.recipe_files import load_recipe
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write
 from ccmb.tasks.ablation.ladder import Rung
-from ccmb.tasks.ablation.stages import objectives_of, reaching_stages
+from ccmb.tasks.ablation.stages import objectives_of, part_recipes, reaching_stages
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.starting import check_best, check_same_recipe, pretraining_log
 
@@ -126,7 +126,8 @@ def plan_runs(base: Base, ladder: Sequence[Rung], seeds: int, out: Path) -> list
             overrides = tuple(base.with_changes([*changes, f"training.seed={seed}"]))
             with _rung_named(rung), _silent():
                 recipe = load_recipe(PretrainRecipe, base.path, overrides)
-                check_best(recipe, pretraining_log(recipe.objectives))
+                for part in part_recipes(recipe):
+                    check_best(part, pretraining_log(part.objectives))
             run = Run(rung.name, seed, overrides, out / "runs" / rung.name / f"seed-{seed}", recipe)
             check_same_recipe(recipe, run.folder)
             runs.append(run)

@@ -20,7 +20,7 @@ from ccmb.core.errors import CcmbError, Stopped
 from ccmb.core.progress import progress
 from ccmb.core.signals import Stop, stop_signals
 from ccmb.tasks.ablation.plan import Base, Run
-from ccmb.training.checkpoints import list_checkpoints
+from ccmb.tasks.ablation.stages import saved_step
 from ccmb.training.runs.run_folder import read_run
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -126,7 +126,11 @@ def train(runs: Sequence[Run], places: Sequence[Mapping[str, str]], start: Start
 def stopped(runs: Sequence[Run], stop: Stop) -> Stopped:
     """What is kept when a signal has ended the training."""
     finished = sum(run.is_finished for run in runs)
-    kept = [f"{run.name} at step {step}" for run in runs if not run.is_finished and (step := _saved_step(run))]
+    kept = [
+        f"{run.name} at step {step}"
+        for run in runs
+        if not run.is_finished and (step := saved_step(run.recipe, run.folder))
+    ]
     words = f"stopped; {finished} of {len(runs)} runs are finished"
     words += f", kept: {', '.join(kept)}" if kept else ""
     return Stopped(f"{words}; run the same command again to go on", stop.signal == signal.SIGINT)
@@ -190,11 +194,6 @@ def _failure(run: Run, code: int) -> str | None:
     spoken = [line for line in lines if line.startswith("ccmb: ")] or [line for line in lines if line]
     words = f": {spoken[-1].removeprefix('ccmb: ')}" if spoken else ""
     return f"{how}{words} (all it said: {run.log})"
-
-
-def _saved_step(run: Run) -> int:
-    steps = list_checkpoints(run.folder / "checkpoints")
-    return steps[-1] if steps else 0
 
 
 def _state(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def _rung_values(rung: Rung, runs: Sequence[Run], outcome: Outcome) -> dict[str,
 def _write(out: Path, report: Mapping[str, Any], runs: Sequence[Run]) -> None:
     write_json(out / "ablation.json", report)
     drawn = {entry["name"]: next(iter(entry["runs"].values()), None) for entry in report["ladder"]}
-    curves = [read_run(out / folder) for folder in drawn.values() if folder]
+    curves = [replace(read_run(out / folder), name=folder.removeprefix("runs/")) for folder in drawn.values() if folder]
     for name, text in (("ablation.md", ablation_markdown(report)), ("ablation.html", ablation_page(report, curves))):
         with atomic_write(out / name) as file:
             file.write(text)

@@ -1,49 +1,76 @@
-"""Changes to a recipe whose stages give keys of their own: a rung's overrides are applied last, to each stage too."""
+"""An ablation of a recipe in stages: what a rung changes in each, what any trains, and how far a run has come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from ccmb.core.choices import PAPER_NAMES, ObjectiveName
+from ccmb.core.choices import ObjectiveName
 from ccmb.core.config.given_keys import touches
+from ccmb.tasks.pretraining.model_card import CARD_FILE
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.stage_recipe import StageRecipe, in_stages, joint_objectives
+from ccmb.tasks.pretraining.starting import stage_folder
+from ccmb.training.checkpoints import list_checkpoints
+from ccmb.training.runs.run_folder import read_run
 
-
-class Stage(Protocol):
-    """The part of a recipe's stage that is read: its name, and the keys that differ from the recipe's."""
-
-    name: str
-    objectives: dict[str, Any]
-
-    def given(self) -> Iterable[str]:
-        """The given keys in full, with the stage's name before them."""
-
-
-def stages_of(recipe: PretrainRecipe) -> Sequence[Stage]:
-    """The stages of a recipe; none where it is trained as a whole."""
-    stages: Sequence[Stage] = getattr(recipe, "stages", ())
-    return stages
+# Of a recipe's length a stage gives one key or the other.
+LENGTHS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
 
 
 def reaching_stages(recipe: PretrainRecipe, overrides: Sequence[str]) -> list[str]:
-    """The overrides, and each once more for every stage that gives its key, which would win otherwise."""
+    """The overrides, and each once more for every stage that gives its key, which would win otherwise.
+
+    An objective that a stage switches off stays off in it, whatever an override says of it.
+    """
     result = list(overrides)
-    for stage in stages_of(recipe):
-        given = list(stage.given())
+    for stage in recipe.stages:
         for override in overrides:
-            key = override.partition("=")[0]
-            if any(touches(f"{stage.name}.{key}", one) for one in given):
-                result.append(f"stages.{stage.name}.{override}")
+            result += (f"stages.{stage.name}.{text}" for text in _in_stage(stage, override))
     return result
 
 
 def objectives_of(recipe: PretrainRecipe) -> list[ObjectiveName]:
-    """Names of the objectives that are on, in the recipe or in one of its stages."""
-    on = set(recipe.objectives.on())
-    for stage in stages_of(recipe):
-        for name in PAPER_NAMES:
-            value = stage.objectives.get(name)
-            if value is True or (isinstance(value, Mapping) and value.get("weight")):
-                on.add(name)
-    return [name for name in PAPER_NAMES if name in on]
+    """Names of the objectives that a run trains, in one of its stages if it has stages."""
+    return joint_objectives(part_recipes(recipe)).on()
+
+
+def part_recipes(recipe: PretrainRecipe) -> list[PretrainRecipe]:
+    """The whole recipe of each stage; the recipe itself where it has none."""
+    return in_stages(recipe) if recipe.stages else [recipe]
+
+
+def saved_step(recipe: PretrainRecipe, folder: Path) -> int:
+    """The step of a run, counted over all stages, that it would go on from; 0 if nothing is saved."""
+    if not recipe.stages:
+        return _newest(folder)
+    before = 0
+    for number, stage in enumerate(recipe.stages, start=1):
+        of_stage = stage_folder(folder, number, stage.name)
+        if not (of_stage / "model" / CARD_FILE).is_file():
+            return before + _newest(of_stage)
+        before += read_run(of_stage).steps or 0
+    return before
+
+
+def _newest(folder: Path) -> int:
+    return max(list_checkpoints(folder / "checkpoints"), default=0)
+
+
+def _in_stage(stage: StageRecipe, override: str) -> Iterator[str]:
+    """What an override says to a stage, by keys of the stage."""
+    key, _, value = override.partition("=")
+    given = [one.removeprefix(f"{stage.name}.") for one in stage.given()]
+    other = LENGTHS.get(key)
+    if other in given and value:
+        yield f"{other}="
+        yield override
+    elif any(touches(key, one) for one in given) and not _stays_off(stage, key):
+        yield override
+
+
+def _stays_off(stage: StageRecipe, key: str) -> bool:
+    section, *names = key.split(".")
+    value: Any = stage.objectives.get(names[0]) if section == "objectives" and names else None
+    return value is False or (isinstance(value, Mapping) and value.get("weight") == 0)

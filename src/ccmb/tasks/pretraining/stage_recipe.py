@@ -92,6 +92,11 @@ class StageRecipe(ConfigBase):
             values = values[parent] if isinstance(values[parent], dict) else values
         values.pop(last if last in values else parents[-1], None)
 
+    def with_steps(self, steps: int) -> Self:
+        """The stage with so many steps, instead of epochs or of the recipe's length."""
+        own = {key: value for key, value in self.training.items() if key != "epochs"}
+        return self.model_copy(update={"training": own | {"steps": steps}})
+
 
 class InStages(Trains, Protocol):
     """The parts of a recipe that are read here; recipes call these functions, which cannot import their classes."""

@@ -47,6 +47,7 @@ from ccmb.tasks.pretraining.starting import (
     check_best,
     prepare_run,
     pretraining_log,
+    stage_folder,
 )
 from ccmb.training.distributed import World, barrier
 from ccmb.training.log import append_line
@@ -128,15 +129,14 @@ def _settled(recipe: PretrainRecipe, out: Path, joined: World) -> tuple[Pretrain
     count, counted = len(recipe.stages), dict[str, int]()
     stages, differences = list[Stage](), []
     for number, (stage, whole) in enumerate(zip(recipe.stages, in_stages(recipe), strict=True), start=1):
-        settled = Stage(stage.name, number, count, whole, out / "stages" / f"{number}-{stage.name}")
+        settled = Stage(stage.name, number, count, whole, stage_folder(out, number, stage.name))
         with _named(settled):
             check_best(whole, pretraining_log(whole.objectives))
             check_batch(whole, joined)
             training = whole.training.in_steps(_texts(whole, counted))
         whole = whole.model_copy(update={"training": training})
         stages.append(Stage(stage.name, number, count, whole, settled.folder))
-        own = {key: value for key, value in stage.training.items() if key != "epochs"} | {"steps": training.steps}
-        differences.append(stage.model_copy(update={"training": own}))
+        differences.append(stage.with_steps(training.steps))
     return recipe.model_copy(update={"stages": differences}), stages
 
 

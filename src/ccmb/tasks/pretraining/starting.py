@@ -13,6 +13,7 @@ from ccmb.objectives.config import Objectives
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
+from ccmb.tasks.pretraining.stage_recipe import in_stages
 from ccmb.training.distributed import World
 
 BuildNetwork = Callable[[PretrainRecipe, Iterable[Sample]], tuple[R2D2Model, R2D2Processor]]
@@ -82,8 +83,13 @@ def prepare_run(recipe: PretrainRecipe, out: Path) -> None:
     save_recipe(recipe, out / "recipe.yaml")
 
 
+def stage_folder(out: Path, number: int, name: str) -> Path:
+    """The run folder of a stage, which is numbered from 1, within that of the run."""
+    return out / "stages" / f"{number}-{name}"
+
+
 def check_same_recipe(recipe: PretrainRecipe, out: Path) -> None:
-    """Check that a folder holds no run, or one of this recipe; one of epochs may have become one of steps.
+    """Check that a folder holds no run, or one of this recipe; epochs, also of its stages, may have become steps.
 
     Raises:
         CcmbError: it holds a run of another recipe.
@@ -99,5 +105,13 @@ def check_same_recipe(recipe: PretrainRecipe, out: Path) -> None:
         before = None
     if before is not None and before.training.epochs is None and recipe.training.epochs is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.with_steps(before.training.steps)})
+    if before is not None and len(before.stages) == len(recipe.stages):
+        stages = [
+            one.with_steps(
+                saved.training.get("steps", 0) if whole.training.epochs is not None else whole.training.steps
+            )
+            for one, whole, saved in zip(recipe.stages, in_stages(recipe), before.stages, strict=True)
+        ]
+        recipe = recipe.model_copy(update={"stages": stages})
     if before != recipe:
         raise CcmbError(f"{out}: this folder holds a run of another recipe; choose another --out or remove it")
