@@ -43,10 +43,8 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: bool 
     marks = ticks(min([*values, *([0.0] if zero else [])]), max([*values, *([0.0] if zero else [])]), 8)
     heights = [LANE * max(1, len(dots)) + 10 for _, dots in rows]
     bottom = TOP + sum(heights)
-    left = min(
-        max(LEFT, 20 + LETTER * max(sum(1 + (character > "\u2e7f") for character in name) for name, _ in rows)),
-        WIDTH / 2,
-    )
+    longest = max(sum(1 + (character > "\u2e7f") for character in name) for name, _ in rows)
+    left = min(max(LEFT, 20 + LETTER * longest), WIDTH / 2)
     parts = [
         f'<svg class="chart dots" viewBox="0 0 {WIDTH} {bottom + BOTTOM}" role="img" aria-label="{escape(label)}">'
     ]

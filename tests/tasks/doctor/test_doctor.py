@@ -8,11 +8,15 @@ from random import Random
 
 import pytest
 
+from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.data.images.source import ImageSource
 from ccmb.tasks.doctor import data_checks as data
+from ccmb.tasks.doctor import run
 from ccmb.tasks.doctor import training_checks as training
 from ccmb.tasks.doctor.data_checks import Line
 from ccmb.tasks.doctor.findings import CheckResult, results_table
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.stage_recipe import in_stages
 from ccmb.training.recipe import OptimizerRecipe
 from tests.helpers.runs import TRAIN, command_line, damage_images, tiny_corpus, tiny_recipe
 
@@ -160,6 +164,15 @@ def test_learning_rates(options, batch, trained, level):
     rates = [value for name, value in options.items() if name.endswith("lr")]
     rates = rates[1:] if trained and len(rates) == 3 else rates  # of towers with rates of their own
     assert f"lr {max(rates):g}" in finding.message
+
+
+def test_beside_towers_that_stay_frozen_the_rates_are_those_of_new_weights():
+    still, moving = in_stages(load_recipe(PretrainRecipe, find_recipe("hub-towers")))
+    found = [next(run._check_training(stage, [], None)) for stage in (still, moving)]
+    assert [finding.level for finding in found] == ["ok", "ok"]
+    assert [finding.message.split(" at ")[0] for finding in found] == [
+        "lr 0.001 from nothing", "lr 2e-05 from trained weights",
+    ]  # fmt: skip
 
 
 def test_warmup_threads_shards_and_disk():

@@ -230,7 +230,8 @@ def _check_training(
     recipe: PretrainRecipe, log: Sequence[dict[str, float]], rate: float | None
 ) -> Iterator[CheckResult]:
     options, training, workers = recipe.optimizer, recipe.training, recipe.data.num_workers
-    trained = bool(recipe.model.init_from) or isinstance(recipe.model.vision, str)
+    towers_learn = list(recipe.model.frozen().values()) != ["all", "all"]
+    trained = bool(recipe.model.init_from) or (isinstance(recipe.model.vision, str) and towers_learn)
     yield training_checks.check_lr(options, training.batch_size, trained)
     yield training_checks.check_warmup(options.warmup_steps, training.steps)
     device = torch.device("cpu")
