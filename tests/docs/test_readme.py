@@ -114,7 +114,9 @@ def test_recipes_and_make_targets_of_the_readme_exist(name):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_one_of_pretraining(path):
-    assert load_recipe(PretrainRecipe, path).objectives.on() == ["gcpr", "fgr", "mlm", "tgd", "fgd"]
+    towers_alone = path.stem == "flickr8k-cn-warm"
+    on = ["gcpr"] if towers_alone else ["gcpr", "fgr", "mlm", "tgd", "fgd"]
+    assert load_recipe(PretrainRecipe, path).objectives.on() == on
 
 
 @pytest.mark.parametrize("name", READMES)

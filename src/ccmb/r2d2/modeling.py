@@ -6,6 +6,7 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -165,14 +166,15 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         self.text_pooling = config.text_pooling
         self.image_tower = new_tower(vision, pooler=config.image_pooling == "tower")
         self.text_tower = new_text_tower(text)
-        projection = {
-            "embed_dim": config.embed_dim,
-            "hidden": config.projection_hidden,
-            "heads": config.projection_heads,
-            "dropout": config.projection_dropout,
-        }
-        self.image_projection = new_projection(config.image_width, **projection)
-        self.text_projection = new_projection(text.hidden_size, **projection)
+        projection = partial(
+            new_projection,
+            embed_dim=config.embed_dim,
+            hidden=config.projection_hidden,
+            heads=config.projection_heads,
+            dropout=config.projection_dropout,
+        )
+        self.image_projection = projection(config.image_width)
+        self.text_projection = projection(text.hidden_size)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
