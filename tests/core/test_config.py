@@ -92,6 +92,7 @@ def test_lists_mappings_and_nothing_can_be_given(load):
         ("training.steps", "write key=value"),
         ("=5", "write key=value"),
         ("data.fields=[a", "the value is not valid YAML"),
+        ("data={folder: a, split: b, folder: c}", "the value is not valid YAML .folder is given twice.* line 1"),
         ("data.split=" + "[" * 1000, "the value is not valid YAML"),
     ],
 )
@@ -103,7 +104,7 @@ def test_a_wrong_override_is_named_with_its_key(load, override, message):
 
 def test_a_wrong_key_of_the_file_is_named_with_the_file_though_other_keys_are_overridden(load):
     with pytest.raises(UsageError, match=r"small\.yaml: unknown key 'training\.stepps'"):
-        load("training.batch_size=8", content=SMALL + "\n".join(["training: {steps: 5, stepps: 5}"]))
+        load("training.batch_size=8", content="data: {folder: corpus}\ntraining: {steps: 5, stepps: 5}\n")
 
 
 def test_a_missing_key_is_named(load):

@@ -12,7 +12,16 @@ from ccmb.core.errors import UsageError, one_line
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that also reads 5e-4 and 5e2 as numbers, as YAML 1.2 does."""
+    """YAML 1.1 that also reads 5e-4 and 5e2 as numbers, as YAML 1.2 does, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given = set[str]()
+        for key, _ in node.value:  # before merge keys (<<), which may be overridden, are resolved
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in given:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                given.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ccmb.core.choices import ObjectiveName
 from ccmb.core.config.given_keys import touches
 from ccmb.core.config.yaml_values import parse_yaml
@@ -87,14 +85,13 @@ def read_ladder(path: Path) -> list[Rung]:
         CcmbError: the file cannot be read or is not YAML.
         UsageError: a rung is malformed; the message names it.
     """
-    text = read_text(path)
     try:
-        values = parse_yaml(text)
+        values = parse_yaml(read_text(path))
     except ValueError as error:
         raise CcmbError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(values, dict) or not values:
         raise UsageError(f"{path}: a ladder is names with overrides, such as easy: {{objectives.fgr.hardness: 0.0}}")
-    _check_names(list(_keys(text)), values, path)
+    _check_names(values, path)
     rungs = list[Rung]()
     for name, changes in values.items():
         overrides = tuple(_overrides(changes, f"{path}: rung '{name}'"))
@@ -128,21 +125,14 @@ def choose(ladder: Sequence[Rung], names: Sequence[str]) -> list[Rung]:
     return result
 
 
-def _keys(text: str) -> Iterator[str]:
-    """The keys of a YAML mapping as they are written, those that stand twice too."""
-    node = yaml.compose(text, yaml.SafeLoader)
-    assert isinstance(node, yaml.MappingNode)
-    yield from (key.value for key, _ in node.value)
-
-
-def _check_names(written: Sequence[str], values: Mapping[Any, Any], path: Path) -> None:
+def _check_names(values: Mapping[Any, Any], path: Path) -> None:
     for name in values:
         if not isinstance(name, str):
             raise UsageError(f"{path}: rung {name!r}: YAML reads this name as no text; write it in quotes")
         if not NAME.fullmatch(name) or name.startswith("."):
             raise UsageError(f"{path}: rung '{name}': give a name of letters, digits, '.', '-' and '_'")
-    folded = [name.casefold() for name in written]  # they become folders, also where a disk ignores case
-    if twice := next((name for index, name in enumerate(written) if folded[index] in folded[:index]), None):
+    folded = [name.casefold() for name in values]  # they become folders, also where a disk ignores case
+    if twice := next((name for index, name in enumerate(values) if folded[index] in folded[:index]), None):
         raise UsageError(f"{path}: rung '{twice}': there are two of this name")
 
 
