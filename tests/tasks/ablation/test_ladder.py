@@ -88,7 +88,7 @@ def test_rungs_of_a_file(tmp_path: Path) -> None:
         ("off: {x: 1}", "rung False: YAML reads this name as no text; write it in quotes"),
         ("a/b: {x: 1}", "rung 'a/b': give a name of letters"),
         ("a: {x: 1}\nA: {x: 2}", "rung 'A': there are two of this name"),
-        ("a: {x: 1}\na: {x: 2}", "not valid YAML .a is given twice"),
+        ("a: {x: 1}\na: {x: 2}", "not valid YAML (a is given twice"),
         ("a: 3", "rung 'a': give keys with values, or a list of key=value, not 3"),
         ("a: [1]", "rung 'a': give keys with values"),
         ("a: {training.seed: 3}", "rung 'a': 'training.seed=3': seeds are those of --seeds"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ccmb.core.choices import ObjectiveName
 from ccmb.core.config.given_keys import touches
 from ccmb.core.config.yaml_values import parse_yaml
