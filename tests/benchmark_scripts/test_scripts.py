@@ -177,7 +177,7 @@ def test_the_commands_of_the_page_exist() -> None:
     pages = [(BENCHMARKS.parent / "docs" / name).read_text(encoding="utf-8") for name in ("speed.md", "speed.zh.md")]
     english, chinese = (re.findall(r"^python benchmarks/(\w+)\.py (.*)", page, re.MULTILINE) for page in pages)
     assert english == chinese
-    modules = {"pretrain_step": pretrain_step, "pretrain_scaling": pretrain_scaling}
+    modules = {"pretrain_step": pretrain_step, "pretrain_scaling": pretrain_scaling, "frozen_towers": frozen_towers}
     assert {name for name, _ in english} == set(modules)
     for name, words in english:
         assert modules[name].parse(words.split()).json
