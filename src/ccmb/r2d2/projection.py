@@ -34,8 +34,8 @@ class Standardize(nn.Module):
     """(x - mean) / deviation of each feature, as measured once; before that, the identity.
 
     Features of pre-trained towers differ by orders of magnitude, and those of sentence encoders are nearly the same for
-    all texts; layer norm changes neither. Fixed values, unlike batch norm's, are the same for any batch and any number of
-    processes.
+    all texts; layer norm changes neither. Fixed values, unlike batch norm's, are the same for any batch and any number
+    of processes.
 
     Attributes:
         mean, deviation: (W,).
