@@ -24,7 +24,7 @@ from ccmb.objectives.masked_language import MaskedText, mask_tokens
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 @dataclass(frozen=True, slots=True)

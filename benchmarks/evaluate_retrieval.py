@@ -24,9 +24,10 @@ from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import ranks_both_ways, two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, l2_normalize
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
+from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 from ccmb.tasks.retrieval.metrics import recalls as recalls_of
 from ccmb.tasks.retrieval.metrics import report_of_ranks
 from gallery_memory import peak_of

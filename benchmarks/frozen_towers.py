@@ -24,7 +24,7 @@ from torch import Tensor
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.core.device import choose_device, precision
 from ccmb.tasks.common.datasets import open_training
-from ccmb.tasks.pretraining.batches import load_pairs
+from ccmb.tasks.pretraining.batches import PairReader
 from ccmb.tasks.pretraining.frozen_states import FrozenStates
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import build_network, make_pretraining
@@ -45,7 +45,7 @@ class Run:
         samples, images = open_training(recipe.data)
         samples = samples[:count]
         states = FrozenStates(samples, images, recipe)
-        load = load_pairs(samples, images, recipe.data, recipe.training, states)
+        load = PairReader(samples, images, recipe.data, recipe.training, states).load
         model, processor = build_network(recipe, samples)
         self.training = make_pretraining(model, processor, recipe).train().to(self.device)
         self.images, self.texts = len(samples), len({text for sample in samples for text in sample.texts})

@@ -18,7 +18,8 @@ from torch import Tensor
 from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
 from ccmb.inference.two_stage import two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, l2_normalize
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 from paired import peak
 
 WIDTH, IMAGE_TOKENS, TEXT_TOKENS, TEXTS, DEPTH = 64, 17, 12, 256, 64

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from albef_step import cross_encode
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 PADDED = 64
 

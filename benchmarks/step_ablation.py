@@ -14,7 +14,7 @@ from ccmb.objectives.batch import Batch
 from ccmb.objectives.masked_language import MaskedText, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import hard_negative_weights
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 # In the order in which they are switched on; each line of the table has all before it too.
 ITEMS = {

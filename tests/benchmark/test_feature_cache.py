@@ -17,7 +17,7 @@ from ccmb.inference.gallery import Gallery, encode_gallery_with
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.stages import R2D2Encoder
 from ccmb.inference.two_stage import two_stage_ranks
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 

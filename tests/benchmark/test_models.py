@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from ccmb.benchmark.models.open_model import label_and_source, open_model
 from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.model_features import save_features
 from tests.helpers.sources import save_text_tower

@@ -23,7 +23,7 @@ from ccmb.search.index_folder import IndexRecord
 from ccmb.search.indexing.user_fields import read_user_fields
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.doctor.run import examine
-from ccmb.tasks.pretraining.batches import load_pairs
+from ccmb.tasks.pretraining.batches import PairReader
 from ccmb.tasks.registry import finetuner_of
 from tests.helpers.runs import command_line
 from tests.helpers.tiny import tiny_images
@@ -89,10 +89,10 @@ def test_evaluation_and_training_count_the_same_images_and_texts(tmp_path: Path,
         open_measured_set(f"own={data / 'pairs.jsonl'}").samples, read_pairs(data / "pairs.jsonl", "test"),
     ):  # fmt: skip
         assert [len(samples), sum(len(sample.texts) for sample in samples)] == [6, 12]
-    load_pairs(*open_training(recipe.data), recipe.data, recipe.training)  # six images fill a batch of six
+    PairReader(*open_training(recipe.data), recipe.data, recipe.training)  # six images fill a batch of six
     seven = recipe_of(start, data, training__batch_size=7)
     with pytest.raises(CcmbError, match=r"6 images do not fill training\.batch_size=7"):
-        load_pairs(*open_training(seven.data), seven.data, seven.training)
+        PairReader(*open_training(seven.data), seven.data, seven.training)
     [finding] = [result for result in examine(recipe) if result.check == "image names"]
     assert "6 images with 12 texts" in finding.message
     done = command("evaluate", "--model", start, "--data", data / "pairs.jsonl", "--json", tmp_path / "report.json")

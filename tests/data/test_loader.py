@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
+from ccmb.data.batch_plan import BatchPlan
 from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation, speaks_of_sides, square
-from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
+from ccmb.data.loader import FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
 

@@ -23,7 +23,7 @@ from ccmb.inference import stages
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.scoring import Match
 from ccmb.inference.two_stage import Ranks
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.report.charts import Frame, line_chart, moving_mean, ticks
 from ccmb.report.markup import data_uri, differing_chinese_text, duration
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores

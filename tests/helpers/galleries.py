@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.two_stage import Direction
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_processor
 
 

@@ -17,7 +17,7 @@ from ccmb.benchmark.results.result import (
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.pair_scores import PairScores
 from ccmb.inference.two_stage import Direction, Ranks
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.matching.metrics import matching_report
 
 IMAGES = 200

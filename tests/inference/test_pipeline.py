@@ -20,7 +20,8 @@ from ccmb.inference.items import EncodedItems
 from ccmb.inference.pipeline import ImageHit, Pipeline
 from ccmb.inference.scoring import PairScore, StageScores
 from ccmb.inference.stages import CosineScorer, ImageLoader, RankOptions
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 

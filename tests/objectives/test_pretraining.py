@@ -16,7 +16,7 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import RankOutput
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
 

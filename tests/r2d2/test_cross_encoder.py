@@ -89,6 +89,21 @@ def test_pairs_picked_by_index_equal_pairs_computed_one_by_one_in_value_and_grad
         assert_same(gradient, expected)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_all_pairs_at_once_equal_pairs_picked_by_index_in_value_and_gradient(layers: int, masked: bool) -> None:
+    cross, (states, mask, context, context_mask) = encoder(layers), items()
+    masks = (mask, context_mask) if masked else (None, None)
+    every = cross(states, masks[0], context, masks[1]).first
+    context_index, state_index = torch.cartesian_prod(torch.arange(2), torch.arange(3)).T
+    picked = cross(states, masks[0], context, masks[1], state_index, context_index).first.view(2, 3, WIDTH)
+    assert_same(every, picked)
+    weights, inputs = torch.randn_like(picked), [states, context, *cross.parameters()]
+    gradients = [torch.autograd.grad((first * weights).sum(), inputs) for first in (every, picked)]
+    for gradient, expected in zip(*gradients, strict=True):
+        assert_same(gradient, expected)
+
+
 def test_what_stands_in_padded_places_changes_nothing() -> None:
     cross, (states, mask, context, context_mask) = encoder(), items()
     index = torch.tensor([0, 1]), torch.tensor([1, 0])

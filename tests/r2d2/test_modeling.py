@@ -13,7 +13,8 @@ from transformers import AutoModel
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import SIZE, tiny_batch, tiny_config, tiny_model, tiny_processor
 

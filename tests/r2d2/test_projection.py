@@ -13,9 +13,10 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.objectives.forward import measure_features
 from ccmb.objectives.pre_ranking import gcpr_loss
 from ccmb.r2d2.loading import load_model
-from ccmb.r2d2.modeling import R2D2Model, l2_normalize
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.official import to_official
-from ccmb.r2d2.projection import HiddenProjection, ProjectionHead, new_projection, of_heads, unmeasured
+from ccmb.r2d2.projection import HiddenProjection, ProjectionHead, new_projection, of_heads, standardize_of
+from ccmb.r2d2.towers.two_towers import l2_normalize
 from tests.helpers.tiny import tiny_model, tiny_processor
 
 
@@ -34,9 +35,10 @@ def test_features_are_standardised_once_measured() -> None:
         return F.gelu(features_BW @ hidden.weight.T + hidden.bias) @ output.weight.T + output.bias
 
     torch.testing.assert_close(projection(pooled_BW), plain(pooled_BW))
-    assert unmeasured(nn.Linear(2, 2), projection)
-    measure_features(projection, pooled_BW)
-    assert not unmeasured(projection)
+    assert standardize_of(nn.Linear(2, 2)) is None
+    assert not projection.norm.measured
+    measure_features(projection.norm, pooled_BW)
+    assert projection.norm.measured
     standard_BW = (pooled_BW - pooled_BW.mean(0)) / pooled_BW.std(0, correction=0)
     torch.testing.assert_close(projection(pooled_BW), plain(standard_BW))
     assert not torch.equal(projection.train()(pooled_BW), projection(pooled_BW))
@@ -44,7 +46,7 @@ def test_features_are_standardised_once_measured() -> None:
 
 def test_a_feature_that_does_not_vary_is_centred() -> None:
     projection = HiddenProjection(2, 3, 4, dropout=0.0)
-    measure_features(projection, torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    measure_features(projection.norm, torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert projection.norm(torch.tensor([[4.0, 6.0]])).tolist() == [[2.0, 1.0]]
 
 
@@ -78,7 +80,7 @@ def test_heads_need_a_hidden_layer_and_equal_shares(changes: dict[str, int]) -> 
 
 def test_a_model_keeps_it(tmp_path: Path) -> None:
     model = tiny_model(projection_hidden=12, projection_dropout=0.25)
-    measure_features(model.text_projection, torch.randn(5, model.config.text_config.hidden_size))
+    measure_features(model.text_projection.norm, torch.randn(5, model.config.text_config.hidden_size))
     model.save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
     loaded, _ = load_model(tmp_path, changes={"projection_dropout": 0.5})

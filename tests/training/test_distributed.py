@@ -36,8 +36,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all": {},
     "all, FGR on clean texts": {"fgr": {"enhanced_training": False}},
     "all, in chunks": {},
+    "all, FGR on all pairs": {"fgr": {"negatives": "all"}},
+    "FGR on all pairs, in chunks": OFF | {"fgr": {"negatives": "all"}},
 }
-CHUNK = {"all, in chunks": 2}  # of the two processes' three rows each, against all rows at once of one
+# Of the two processes' three rows each, against all rows at once of one.
+CHUNK = {"all, in chunks": 2, "FGR on all pairs, in chunks": 2}
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -58,7 +61,9 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
     """Losses, gradients and what they leave behind after some steps of plain gradient descent."""
     options = Objectives.model_validate(objectives)
     options.tgd.queue_size = 16
-    pretraining = PreTraining(tiny_model(), options, tiny_processor().tokenizer.mask_token_id, chunk)
+    pretraining = PreTraining(
+        tiny_model(standardize_states=True), options, tiny_processor().tokenizer.mask_token_id, chunk
+    )
     module = wrap(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}
     for step in range(steps):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,78 +16,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ccmb.core.errors import CcmbError
+from ccmb.data.batch_plan import Plan
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.images.transforms import Augmentation, augment, fixed_view, speaks_of_sides, square
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
-
-
-class BatchPlan:
-    """Which samples stand in which batch.
-
-    Every epoch is a new permutation of the groups. Samples of one group (near-duplicates, see `Sample.group`) stand in
-    one batch, so that hard negatives meet; a group larger than a batch is cut first. The samples at the end of an epoch
-    that do not fill a batch are left out; each epoch leaves out different ones.
-
-    Args:
-        group_from: the step from which groups stand together. Before it each sample stands for itself, since an
-            untrained network learns little from near-duplicates.
-        rows: the part of every batch that this process reads; other processes read the other parts.
-    """
-
-    def __init__(
-        self, samples: Sequence[Sample], batch: int, seed: int, group_from: int = 0, rows: slice = slice(None)
-    ) -> None:
-        if len(samples) < batch:
-            raise ValueError(f"{len(samples)} samples do not fill a batch of {batch}")
-        together: dict[str, list[int]] = {}
-        for index, sample in enumerate(samples):
-            together.setdefault(sample.group or f"\0{index}", []).append(index)
-        self.groups = [group[at : at + batch] for group in together.values() for at in range(0, len(group), batch)]
-        self.count, self.batch, self.seed, self.group_from = len(samples), batch, seed, group_from
-        self.steps_per_epoch, self.rows = len(samples) // batch, rows
-
-    def epoch_order(self, epoch: int, grouped: bool = True) -> np.ndarray:
-        """All sample indices in the order of one epoch; each run of `batch` of them is a batch."""
-        rng = np.random.default_rng([self.seed, epoch])
-        if not grouped or len(self.groups) == self.count:
-            return rng.permutation(self.count)
-        order = rng.permutation(len(self.groups))
-        return np.array(list(pack([self.groups[group] for group in order], self.batch)))
-
-    def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
-        """Batches of steps start .. stop - 1 as lists of (epoch, sample index)."""
-        made, order = (-1, False), np.empty(0, dtype=np.int64)
-        for step in range(start, stop):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            current = (epoch, step >= self.group_from)
-            if current != made:
-                made, order = current, self.epoch_order(*current)
-            chosen = order[position * self.batch : (position + 1) * self.batch]
-            yield [(epoch, int(index)) for index in chosen[self.rows]]
-
-
-def pack(groups: Sequence[Sequence[int]], batch: int) -> Iterator[int]:
-    """The members of groups of at most `batch`, in an order in which few groups cross the border of a batch.
-
-    The first waiting group that fits into the room left in the batch comes next. If none fits, the first waiting group
-    is cut, and its remaining members begin the next batch.
-    """
-    # The groups that wait, by size and in order, each with its position.
-    waiting: dict[int, deque[tuple[int, Sequence[int]]]] = {}
-    for position, group in enumerate(groups):
-        waiting.setdefault(len(group), deque()).append((position, group))
-    room = batch
-    while waiting:
-        fitting = [size for size in waiting if size <= room]
-        size = min(fitting or waiting, key=lambda size: waiting[size][0][0])
-        position, group = waiting[size].popleft()
-        if not waiting[size]:
-            del waiting[size]
-        yield from group[:room]
-        if remaining := group[room:]:
-            waiting.setdefault(len(remaining), deque()).appendleft((-1, remaining))
-        room = max(0, room - len(group)) or batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +40,7 @@ class FieldPlan:
         return random.Random(f"{self.seed}/field/{step}").choice(joined)
 
 
-# An epoch, a sample's index, and a text field or None for all.
+# A time (such as the epoch), a sample's index, and a text field or None for all.
 Key = tuple[int, int, int | None]
 
 
@@ -185,7 +117,7 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
 
 def training_batches(
     dataset: TrainingSet,
-    plan: BatchPlan,
+    plan: Plan,
     start: int,
     stop: int,
     collate: Callable[[list[Any]], Any],
@@ -203,7 +135,7 @@ def training_batches(
     loader = DataLoader(
         dataset,
         batch_sampler=(
-            [(epoch, index, field_of(step) if field_of else None) for epoch, index in batch]
+            [(time, index, field_of(step) if field_of else None) for time, index in batch]
             for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
         ),
         collate_fn=collate,

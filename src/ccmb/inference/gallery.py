@@ -15,8 +15,8 @@ from ccmb.inference.answers import EqualTexts, equal_texts, pessimistic_ranks, r
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.stages import Encoder, ImageLoader, R2D2Encoder
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 @dataclass(frozen=True, slots=True)

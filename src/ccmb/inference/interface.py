@@ -12,10 +12,10 @@ from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
 from ccmb.r2d2.loading import load_model, model_folder, read_r2d2_config
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.export import fast_export
 from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 class TwoStageModel(Protocol):

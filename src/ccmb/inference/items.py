@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 class EncodedItems(Protocol):

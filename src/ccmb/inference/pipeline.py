@@ -27,8 +27,9 @@ from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import PairScore, pair_cosines
 from ccmb.inference.stages import EXACT_OPTIONS, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.user_images import encode_readable, unreadable_images
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 BATCH = 64
 

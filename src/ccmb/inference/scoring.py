@@ -23,7 +23,8 @@ from ccmb.core.errors import UsageError
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
 from ccmb.r2d2.cross_encoder import RankOutput
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 # Numbers of the widest layer that are computed at a time: on a CPU those that its caches hold.
 CHUNK = {"cpu": 6 * 2**20, "cuda": 2**28}

@@ -22,8 +22,9 @@ from ccmb.core.errors import UsageError
 from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import Match, StageScores, in_bf16, pair_cosines, rank_pairs, ranking_scores
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput, fast_parts
 
 ImageLoader = Callable[[Any], Image.Image]
 RankScores = Callable[[EncodedItems, EncodedItems, Tensor, Tensor, Tensor], Tensor]
@@ -182,7 +183,8 @@ class R2D2Encoder:
     def encode_pixels(self, pixels_B3SS: Tensor) -> TowerOutput:
         """Encode B images that the processor has read."""
         with inference(self.model):
-            return self.model.encode_image(pixels_B3SS.to(self.model.device)).to("cpu")
+            parts = fast_parts(pixels_B3SS.to(self.model.device))
+            return TowerOutput.cat([self.model.encode_image(part) for part in parts]).to("cpu")
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         encoded = {name: value.to(self.model.device) for name, value in self.processor.texts(texts).items()}

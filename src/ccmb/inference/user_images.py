@@ -13,8 +13,8 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import image_of
 from ccmb.inference.stages import Encoder, R2D2Encoder
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 SHOWN = 3  # unreadable images that a message names
 

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.forward import encode_images
+from ccmb.objectives.distillation import EmaTeacher
+from ccmb.objectives.forward import images_of
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner
-from ccmb.r2d2.modeling import TowerOutput, l2_normalize
+from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 from ccmb.training.distributed import global_mean
 
 
@@ -68,11 +69,16 @@ class Captioning(nn.Module):
         super().__init__()
         self.model, self.options, self.pretraining, self.chunk = captioner, options, pretraining, chunk
 
+    @property
+    def teacher(self) -> EmaTeacher | None:
+        """The teacher of R2D2's own objectives."""
+        return None if self.pretraining is None else self.pretraining.teacher
+
     def losses(
         self, batch: Batch, progress: float = 0.0, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], PretrainAux]:
         """Unweighted losses (scalars) by name, and what R2D2's own objectives compute besides."""
-        images = encode_images(self.model, batch.pixel_values, self.chunk)
+        images = images_of(self.model, batch, self.model.config.image_size, self.chunk)
         losses = {"captioning": self._captioning(images, batch)}
         if self.pretraining is None:
             return losses, PretrainAux()

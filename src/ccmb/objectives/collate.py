@@ -29,12 +29,14 @@ class Collate:
 
     Attributes:
         image_store: states of the images, whose keys the items hold in place of pixels.
+        image_rows: how many rows of an image's states are read; None: all.
         text_store: states of the texts.
     """
 
     def __init__(self, processor: R2D2Processor, samples: list[Sample] | None = None) -> None:
         self.processor, self.samples = processor, samples
         self.image_store: StateStore | None = None
+        self.image_rows: int | None = None
         self.text_store: StateStore | None = None
         self.image_ids: list[int] | None = None
         self.swapped_ids: list[int] | None = None
@@ -55,7 +57,7 @@ class Collate:
         encoded = self.processor.texts(texts)
         batch = Batch(
             pixel_values=self._pixel_values(pixels),
-            image_rows=None if self.image_store is None else self.image_store.read(pixels),
+            image_rows=None if self.image_store is None else self.image_store.read(pixels, self.image_rows),
             text_rows=None if self.text_store is None else self.text_store.read(text_keys(encoded)),
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],

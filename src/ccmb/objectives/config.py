@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,11 @@ class Ranking(Objective):
     """Settings of FGR."""
 
     RETIRED: ClassVar = {"rows": "batch_share", "masked": "enhanced_training"}
+    negatives: Literal["sampled", "all"] = Field(
+        "sampled",
+        description="sampled, as in the paper: a hard image and a hard text for each pair, and the loss asks for match "
+        "or no match; all: every other image and text of the batch, and the loss asks which fits best (our choice)",
+    )
     hardness: float = Field(
         1.0, ge=0, le=1, description="share of negatives drawn by softmax(s), as all are in the paper"
     )
@@ -84,6 +89,10 @@ class Objectives(ConfigBase):
     def on(self) -> list[ObjectiveName]:
         """Names of the objectives whose weight is above 0."""
         return [name for name in PAPER_NAMES if getattr(self, name).weight > 0]
+
+    def reads_tokens(self) -> bool:
+        """Whether an objective that is on trains the cross encoders, which read the towers' token states."""
+        return bool(self.fgr.weight or self.mlm.weight)
 
     def off(self) -> list[ObjectiveName]:
         """Names of the objectives whose weight is 0."""

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.positives import Identities, among
 from ccmb.objectives.pre_ranking import mask_ignored, similarity, soft_cross_entropy
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.stillness import is_frozen
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers, l2_normalize
 from ccmb.training.averaging import move_average
 
 
@@ -38,6 +39,7 @@ class EmaTeacher(TwoTowers, nn.Module):
         super().__init__()
         self.image_pooling, self.image_class_token = student.image_pooling, student.image_class_token
         self.text_pooling, self.pack_texts = student.text_pooling, student.pack_texts
+        self.image_standardize = self.text_standardize = None  # for cross encoders, which it has none of
         self.shares_image_tower = is_frozen(student.image_tower)
         self.shares_text_tower = is_frozen(student.text_tower)
         shares = {"image_tower": self.shares_image_tower, "text_tower": self.shares_text_tower}

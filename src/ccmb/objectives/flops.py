@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ccmb.objectives.config import Objectives
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ Shapes: B images or texts, R rows of this process, N = 3R ranked pairs, T text t
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ccmb.objectives.batch import Batch
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.ranking import MatchPairs
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.packing import Packing
-from ccmb.r2d2.projection import HiddenProjection
+from ccmb.r2d2.projection import Standardize
 from ccmb.r2d2.towers.stored import image_of_rows, text_of_rows
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 from ccmb.training.distributed import all_reduce_sum, world
 from ccmb.training.exchange import Exchange, plan_exchange
 
@@ -39,6 +41,13 @@ def images_of_rows(towers: TwoTowers, rows_BRW: Tensor, image_size: int, chunk: 
     return TowerOutput.cat(
         in_chunks(lambda rows: image_of_rows(towers, rows_BRW[rows], image_size), len(rows_BRW), chunk)
     )
+
+
+def images_of(towers: TwoTowers, batch: Batch, image_size: int, chunk: int | None) -> TowerOutput:
+    """The encoded images of a batch, of their pixels or of their stored states."""
+    if batch.image_rows is not None:
+        return images_of_rows(towers, batch.image_rows, image_size, chunk)
+    return encode_images(towers, batch.pixel_values, chunk)
 
 
 def texts_of_rows(
@@ -94,6 +103,23 @@ def rank_rows(
     return torch.cat(text_image, 1).flatten(0, 1), torch.cat(image_text, 1).flatten(0, 1), torch.cat(states)
 
 
+def rank_all(model: R2D2Model, images: TowerOutput, texts: TowerOutput, chunk: int | None) -> Tensor:
+    """(R, B, 2) log-odds of a match of this process's texts with the images of all processes, by both match heads.
+
+    Args:
+        images, texts: of this process.
+        chunk: texts at a time, see `in_chunks`.
+    """
+    every = torch.arange(len(images) * world().size, device=images.embed.device)
+    images = fetch_output(plan_exchange(every, len(images)), images)
+
+    def rank(rows: slice) -> Tensor:
+        logits = torch.stack(model.rank_all(images, texts[rows]), 2)  # (rows, B, 2 heads, 2 classes)
+        return logits[..., 1] - logits[..., 0]
+
+    return torch.cat(in_chunks(rank, len(texts), chunk))
+
+
 def read_own(model: R2D2Model, images: TowerOutput, texts: TowerOutput, rows: Tensor) -> Tensor:
     """Token states (rows, T, W) of some texts, each read with its own image."""
     own = torch.arange(len(rows), device=rows.device)
@@ -109,16 +135,14 @@ def fetch_output(exchange: Exchange, output: TowerOutput) -> TowerOutput:
 
 
 @torch.no_grad()
-def measure_features(projection: nn.Module, pooled_RW: Tensor) -> None:
-    """Measure, once and for all, what a projection with a hidden layer standardises by.
+def measure_features(norm: Standardize, rows_RW: Tensor) -> None:
+    """Measure, once and for all, what features are standardised by.
 
     Args:
-        pooled_RW: features of this process's rows of the global batch.
+        rows_RW: features of this process's rows of the global batch.
     """
-    if not isinstance(projection, HiddenProjection) or projection.norm.measured:
-        return
-    rows_RW = pooled_RW.double()
+    rows_RW = rows_RW.double()
     count = all_reduce_sum(torch.tensor(float(len(rows_RW)), dtype=torch.float64, device=rows_RW.device))
     mean_W = all_reduce_sum(rows_RW.sum(0)) / count
     variance_W = all_reduce_sum((rows_RW - mean_W).square().sum(0)) / count
-    projection.norm.measure(mean_W, variance_W.sqrt())
+    norm.measure(mean_W, variance_W.sqrt())

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
 from ccmb.objectives.ranking import IGNORED, draw_pairs
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 def model_loss(

@@ -20,10 +20,10 @@ from ccmb.objectives.distillation import (
     tgd_loss,
 )
 from ccmb.objectives.forward import (
-    encode_images,
     encode_texts,
-    images_of_rows,
+    images_of,
     measure_features,
+    rank_all,
     rank_rows,
     read_own,
     texts_of_rows,
@@ -32,12 +32,13 @@ from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.masked_language import mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
-from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss
+from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.packing import Packing
-from ccmb.r2d2.projection import unmeasured
+from ccmb.r2d2.projection import standardize_of
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 from ccmb.training.distributed import gather, rank_slice_of, world
 
 
@@ -122,6 +123,10 @@ class PreTraining(nn.Module):
 
     forward = losses  # what DDP and FSDP wrap
 
+    def embeds(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The embeddings (R, D) of a batch's images and texts, of this process alone."""
+        return self._images(self.model, batch).embed, self._clean_texts(self.model, batch, None).embed
+
     def _encode(
         self,
         batch: Batch,
@@ -157,20 +162,26 @@ class PreTraining(nn.Module):
         )
 
     def _measure_features(self, batch: Batch) -> None:
-        """Before the first step: measure what projections with a hidden layer standardise by."""
-        model = self.model
+        """Before the first step: measure what projections with a hidden layer and cross encoders standardise by."""
         if self._is_measured:  # known here, since a GPU would have to be waited for
             return
-        self._is_measured = True
-        if not unmeasured(model.image_projection, model.text_projection):
+        self._is_measured, model = True, self.model
+        pooled = standardize_of(model.image_projection), standardize_of(model.text_projection)
+        states = model.image_standardize, model.text_standardize
+        if not self.objectives.reads_tokens():
+            states = None, None  # no objective reads tokens, and they are not always there
+        if all(norm is None or norm.measured for norm in pooled + states):
             return
         model.eval()
         with torch.no_grad():
-            pooled = self._images(model, batch).pooled, self._clean_texts(model, batch, None).pooled
+            outputs = self._images(model, batch), self._clean_texts(model, batch, None)
         model.train()
-        for projection, pooled_RW in zip((model.image_projection, model.text_projection), pooled, strict=True):
-            assert pooled_RW is not None, "directly from the towers"
-            measure_features(projection, pooled_RW)
+        for output, of_pooled, of_states in zip(outputs, pooled, states, strict=True):
+            if of_pooled is not None and not of_pooled.measured:
+                assert output.pooled is not None, "directly from the towers"
+                measure_features(of_pooled, output.pooled)
+            if of_states is not None and not of_states.measured:
+                measure_features(of_states, output.real_states)
         if self.teacher is not None:
             self.teacher.update(model, rate=1.0)  # its weights stay, and what was measured is copied
 
@@ -208,9 +219,14 @@ class PreTraining(nn.Module):
 
         Args:
             shared: the masked texts, if they are ranked instead of the clean ones (enhanced training). Their states,
-                each read with its own image, are the second result.
+                each read with its own image, are the second result, unless all negatives are ranked.
         """
-        pairs, texts = self._hard_negatives(step), step.texts if shared is None else shared.texts
+        texts = step.texts if shared is None else shared.texts
+        if self.objectives.fgr.negatives == "all":
+            log_odds_RB2 = rank_all(self.model, step.images, texts, self.chunk)
+            of_images_RB2 = gather(log_odds_RB2)[:, step.rows].transpose(0, 1)
+            return listwise_fgr_loss(log_odds_RB2, of_images_RB2, step.image_positives_RB, step.positives_RB), None
+        pairs = self._hard_negatives(step)
         text_image_N2, image_text_N2, states_RTW = rank_rows(
             self.model, step.images, texts, pairs, read=shared is not None, chunk=self.chunk
         )
@@ -278,9 +294,7 @@ class PreTraining(nn.Module):
         return loss
 
     def _images(self, towers: TwoTowers, batch: Batch) -> TowerOutput:
-        if batch.image_rows is not None:
-            return images_of_rows(towers, batch.image_rows, self.model.config.image_size, self.chunk)
-        return encode_images(towers, batch.pixel_values, self.chunk)
+        return images_of(towers, batch, self.model.config.image_size, self.chunk)
 
     def _clean_texts(self, towers: TwoTowers, batch: Batch, packing: Packing | None) -> TowerOutput:
         if batch.text_rows is None:

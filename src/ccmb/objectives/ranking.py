@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
+from ccmb.objectives.pre_ranking import multi_positive_targets, soft_cross_entropy
 from ccmb.training.distributed import global_mean
 
 IGNORED = -100  # the label that cross_entropy leaves out
@@ -126,3 +127,26 @@ def fgr_loss(logits_text_image_N2: Tensor, logits_image_text_N2: Tensor, labels_
     summed = summed + F.cross_entropy(at_least_float32(logits_image_text_N2), labels_N, weight=weights, reduction="sum")
     count = torch.where(labels_N == IGNORED, 0.0, weights[labels_N.clamp(min=0)]).sum()
     return global_mean(summed / 2, count)
+
+
+def listwise_fgr_loss(
+    log_odds_RBE: Tensor, log_odds_of_images_RBE: Tensor, image_positives_RB: Tensor, positives_RB: Tensor
+) -> Tensor:
+    """FGR (scalar) with all negatives of the batch: which image fits the text best, and which text the image.
+
+    As GCPR, with the cross encoders' log-odds of a match in place of the similarity; each encoder is trained by itself.
+
+    Args:
+        log_odds_RBE: of the rows' texts with all images, by each of E cross encoders.
+        log_odds_of_images_RBE: of the rows' images with all texts.
+        image_positives_RB: True where an image fits the text of a row.
+        positives_RB: True where a text fits the image of a row.
+    """
+    of_images = multi_positive_targets(image_positives_RB), log_odds_RBE
+    of_texts = multi_positive_targets(positives_RB), log_odds_of_images_RBE
+    losses = [
+        soft_cross_entropy(log_odds_RB, targets_RB)
+        for targets_RB, log_odds in (of_images, of_texts)
+        for log_odds_RB in at_least_float32(log_odds).unbind(-1)
+    ]
+    return torch.stack(losses).mean()

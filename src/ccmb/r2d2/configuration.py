@@ -46,6 +46,9 @@ class R2D2Config(PreTrainedConfig):
             tower's. Their width is always the text tower's.
         cross_dropout: dropout after the layers of the cross encoders. The official ones also drop attention weights,
             ours do not (our choice).
+        standardize_states: whether the cross encoders read states whose features have mean 0 and deviation 1, by their
+            statistics in the first batch of training: without it they learn nothing from the raw states of some
+            pre-trained towers, whose features differ by orders of magnitude.
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
@@ -84,6 +87,7 @@ class R2D2Config(PreTrainedConfig):
         cross_heads: int | None = None,
         cross_ffn: int | None = None,
         cross_dropout: float = 0.1,
+        standardize_states: bool = False,
         max_text_tokens: int = 64,
         match_heads: bool = True,
         mlm_head: bool = True,
@@ -115,6 +119,7 @@ class R2D2Config(PreTrainedConfig):
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
         self.cross_dropout = cross_dropout
+        self.standardize_states = standardize_states and cross_layers > 0
         self.max_text_tokens = max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0

@@ -129,7 +129,7 @@ class CrossOutput:
     """States after the last layer.
 
     Attributes:
-        first: (N, W) the first token of every pair.
+        first: (N, W) the first token of every pair; (V, U, W) of all pairs of V and U items.
         whole: (M, T, W) all tokens of the first M pairs, if they were asked for.
     """
 
@@ -199,12 +199,12 @@ class CrossEncoder(nn.Module):
         mask_UT: Tensor | None,
         context_VSC: Tensor,
         mask_VS: Tensor | None,
-        state_index_N: Tensor,
-        context_index_N: Tensor,
+        state_index_N: Tensor | None = None,
+        context_index_N: Tensor | None = None,
         whole: int = 0,
         packed: PackedPairs | None = None,
     ) -> CrossOutput:
-        """Encode the pairs (state_index[n], context_index[n]).
+        """Encode the pairs (state_index[n], context_index[n]); without indices all pairs of an item of each side.
 
         Args:
             states_UTW, mask_UT: query-side tokens; mask True where a token is real, or None.
@@ -212,7 +212,12 @@ class CrossEncoder(nn.Module):
             state_index_N, context_index_N: which items make each pair.
             whole: M: for the first M pairs, all tokens are computed after the last layer.
             packed: the packing of the same texts, images and pairs; all tokens of the other side must be real.
+
+        Returns:
+            The pairs' first tokens (N, W), or (V, U, W) of all pairs.
         """
+        if state_index_N is None or context_index_N is None:
+            return CrossOutput(self._all_pairs(states_UTW, mask_UT, context_VSC, mask_VS), states_UTW[:0])
         if packed is not None:
             return self._forward_packed(packed, states_UTW, context_VSC)
         # Up to the first cross-attention nothing depends on the other side: items become pairs only after it.
@@ -240,6 +245,33 @@ class CrossEncoder(nn.Module):
         others_N1W = self._run(finish, states, *keys_values, slice(whole, None), 1)
         return CrossOutput(torch.cat([whole_MTW[:, 0], others_N1W[:, 0]]), whole_MTW)
 
+    def _all_pairs(
+        self, states_UTW: Tensor, mask_UT: Tensor | None, context_VSC: Tensor, mask_VS: Tensor | None
+    ) -> Tensor:
+        """The first token (V, U, W) of every pair of an item of each side.
+
+        All query-side items ask an item of the other side at once, so that no keys and values are copied; with a
+        single layer their first tokens alone do.
+        """
+        *before, last = cast(list[CrossLayer], list(self.layer))
+        count, length = len(context_VSC), states_UTW.shape[1]
+        asking = None if before else 1
+        states_UTW = self._run((before or [last])[0].attend_self, states_UTW, mask_UT, asking)
+        states = states_UTW.flatten(0, 1).expand(count, -1, -1)  # (V, U * T, W)
+        pair_mask = None if mask_UT is None else mask_UT.repeat(count, 1)
+
+        def attend_self(states: Tensor, layer: CrossLayer, asking: int | None) -> Tensor:
+            rows = layer.attend_self(states.reshape(-1, length, states.shape[-1]), pair_mask, asking)
+            return rows.reshape(count, -1, states.shape[-1])
+
+        for layer_index, layer in enumerate(before):
+            if layer_index:
+                states = self._run(attend_self, states, layer, None)
+            states = self._run(_look_at_all, states, context_VSC, layer, mask_VS)
+        if before:
+            states = self._run(attend_self, states, last, 1)
+        return self._run(_look_at_all, states, context_VSC, last, mask_VS)
+
     def _forward_packed(self, pairs: PackedPairs, texts_UTW: Tensor, images_VSC: Tensor) -> CrossOutput:
         *before, last = cast(list[CrossLayer], list(self.layer))
         texts = self._run((before or [last])[0].attend_self, pairs.texts.pack(texts_UTW), pairs.read_texts)
@@ -259,6 +291,11 @@ class CrossEncoder(nn.Module):
 def _look(states: Tensor, context_VSC: Tensor, layer: CrossLayer, index_N: Tensor, mask: Tensor | None) -> Tensor:
     """The second half of a layer, for pairs whose other sides are picked by index."""
     return layer.attend_other(states, *_spread(*layer.crossattention.keys_values(context_VSC), index_N), mask)
+
+
+def _look_at_all(states: Tensor, context_VSC: Tensor, layer: CrossLayer, mask_VS: Tensor | None) -> Tensor:
+    """The second half of a layer, for tokens (V, tokens, W) that ask one item of the other side each."""
+    return layer.attend_other(states, *layer.crossattention.keys_values(context_VSC), mask_VS)
 
 
 def _look_packed(states: Tensor, images_VSC: Tensor, layer: CrossLayer, seen: Attend) -> Tensor:

@@ -5,7 +5,6 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -14,72 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
-from ccmb.core.choices import ImagePooling, TextPooling
 from ccmb.core.floats import at_least_float32
-from ccmb.r2d2.backbones import is_packable, mask_for, new_text_tower, new_tower, read_packed
+from ccmb.r2d2.backbones import new_text_tower, new_tower
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.packing import PackedPairs, Packing, mean_state, padded_right
+from ccmb.r2d2.packing import PackedPairs
 from ccmb.r2d2.projection import Standardize, new_projection
-from ccmb.r2d2.towers.boundary import Boundary
-from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
 from ccmb.r2d2.towers.stillness import keep_still
-
-
-@dataclass(frozen=True, slots=True)
-class TowerOutput:
-    """A tower's outputs for a batch of images or texts.
-
-    Attributes:
-        embed: (B, D), L2-normalised; the cosine of an image's and a text's embedding is the pre-ranking score.
-        states: (B, tokens, W), the token states that the cross encoders read.
-        mask: (B, tokens), 1 where a token is real; None if all tokens are.
-        pooled: (B, W), the input of the projection; only for items that come directly from the tower.
-    """
-
-    embed: Tensor
-    states: Tensor
-    mask: Tensor | None = None
-    pooled: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.embed.shape[0]
-
-    def __getitem__(self, index: slice | Tensor) -> TowerOutput:
-        return TowerOutput(self.embed[index], self.states[index], None if self.mask is None else self.mask[index])
-
-    def embeds(self, rows: slice) -> Tensor:
-        """(B, D) embeddings of a slice of the items."""
-        return self.embed[rows]
-
-    def lengths(self, index: Tensor) -> Tensor:
-        """(B,) the number of real tokens of each indexed item."""
-        if self.mask is None:
-            return torch.full_like(index, self.states.shape[1])
-        return self.mask[index].sum(1)
-
-    def detach(self) -> TowerOutput:
-        return TowerOutput(self.embed.detach(), self.states.detach(), self.mask)
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TowerOutput:
-        """The same outputs on a device; `dtype` is the precision of the token states."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return TowerOutput(self.embed.to(device), self.states.to(device, dtype), mask)
-
-    @staticmethod
-    def cat(outputs: list[TowerOutput]) -> TowerOutput:
-        """Join batches; texts of different padded lengths are padded to the longest."""
-        if len(outputs) == 1:
-            return outputs[0]
-        longest = max(output.states.shape[1] for output in outputs)
-        masks, pooled = [output.mask for output in outputs], [output.pooled for output in outputs]
-        return TowerOutput(
-            torch.cat([output.embed for output in outputs]),
-            torch.cat([_pad_tokens(output.states, longest) for output in outputs]),
-            None if masks[0] is None else torch.cat([_pad_tokens(mask, longest) for mask in masks if mask is not None]),
-            None if pooled[0] is None else torch.cat([states for states in pooled if states is not None]),
-        )
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 
 
 class MaskedLanguageHead(nn.Module):
@@ -94,59 +36,6 @@ class MaskedLanguageHead(nn.Module):
     def forward(self, states_MW: Tensor, word_embeddings: Tensor) -> Tensor:
         """Logits (M, vocabulary) of M token states."""
         return F.linear(self.LayerNorm(F.gelu(self.dense(states_MW))), word_embeddings, self.bias)
-
-
-class TwoTowers:
-    """The encoding methods of a module with both towers and projections: the model or its teacher."""
-
-    image_tower: PreTrainedModel
-    text_tower: PreTrainedModel
-    image_projection: nn.Module
-    text_projection: nn.Module
-    image_pooling: ImagePooling
-    image_class_token: bool
-    text_pooling: TextPooling
-    pack_texts: bool = True  # do not compute padding, see packing.py
-    # Up to where stored states replace the towers; None is their end. See towers/stored.py.
-    image_boundary: Boundary | None = None
-    text_boundary: Boundary | None = None
-
-    def encode_image(self, pixel_values: Tensor) -> TowerOutput:
-        """Encode normalised images (B, 3, S, S)."""
-        output = self.image_tower(pixel_values=pixel_values)
-        states = as_tokens(output.last_hidden_state)
-        pooled = pooled_state(self.image_pooling, output, states)
-        if not self.image_class_token:  # the match heads read the first token, so it has to summarise the image
-            states = torch.cat([pooled[:, None], states], 1)
-        return TowerOutput(l2_normalize(self.image_projection(pooled)), states, pooled=pooled)
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TowerOutput:
-        """Encode token ids (B, T); `attention_mask` (B, T) is 1 for real tokens.
-
-        Texts that are padded on the left are moved to the front, since the first token is read; the returned mask is
-        that of the moved tokens.
-        """
-        if attention_mask is not None and not torch.jit.is_tracing():
-            input_ids, attention_mask = padded_right(input_ids, attention_mask)
-        packing = None if attention_mask is None else self.packing(attention_mask)
-        return self.encode_packed(input_ids, attention_mask, packing)
-
-    def encode_packed(self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> TowerOutput:
-        """Like `encode_text` for padded-right texts whose `packing` is known; None computes the padding too."""
-        if packing is not None:
-            states = read_packed(self.text_tower, input_ids, packing)
-        else:
-            mask = None if attention_mask is None else mask_for(self.text_tower, attention_mask)
-            states = self.text_tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        pooled = states[:, 0] if self.text_pooling == "first" else mean_state(states, attention_mask)
-        return TowerOutput(l2_normalize(self.text_projection(pooled)), states, attention_mask, pooled)
-
-    def packing(self, mask_BT: Tensor) -> Packing | None:
-        """The packing of texts with this mask; None if the text tower computes the padding too. Waits for a GPU."""
-        return Packing.from_mask(mask_BT) if self._packs() and is_packable(self.text_tower) else None
-
-    def _packs(self) -> bool:
-        return self.pack_texts and not torch.jit.is_tracing()  # a traced graph must take texts of any length
 
 
 class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  # from_pretrained: more keywords
@@ -177,6 +66,8 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         self.text_projection = projection(text.hidden_size)
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
+        self.image_standardize = Standardize(config.image_width) if config.standardize_states else None
+        self.text_standardize = Standardize(width) if config.standardize_states else None
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
         if config.match_heads or config.mlm_head:
             self.text_image_encoder = CrossEncoder(*cross, config.image_width, config.cross_dropout)
@@ -290,6 +181,19 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         pairs = self.image_text_encoder(states, images.mask, texts.states, texts.mask, image_index, text_index)
         return self._head(self.image_text_match, pairs.first)
 
+    def rank_all(self, images: TowerOutput, texts: TowerOutput) -> tuple[Tensor, Tensor]:
+        """Logits (V texts, U images, 2) of both match heads, the text-image encoder's first, for all pairs.
+
+        Equal to `rank` for each pair; for training, where all pairs of a batch are wanted.
+        """
+        text_image = self.text_image_encoder(texts.states, texts.mask, images.states, images.mask)  # (images, texts, W)
+        states = self.image_to_cross(images.states)
+        image_text = self.image_text_encoder(states, images.mask, texts.states, texts.mask)
+        return (
+            self._head(self.text_image_match, text_image.first).transpose(0, 1),
+            self._head(self.image_text_match, image_text.first),
+        )
+
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:
         # The encoders may have a lower precision than their heads.
@@ -316,17 +220,6 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             indexing="ij",
         )
         return self.rank(images, texts, image_index.flatten(), text_index.flatten()).score.view(len(texts), len(images))
-
-
-def l2_normalize(embed_BD: Tensor) -> Tensor:
-    """The rows (B, D), L2-normalised, in float32 or more."""
-    # float32 whatever the autocast type: cosine differences between near neighbours are small.
-    return F.normalize(at_least_float32(embed_BD), dim=-1)
-
-
-def _pad_tokens(tokens: Tensor, length: int) -> Tensor:
-    missing = length - tokens.shape[1]
-    return tokens if not missing else F.pad(tokens, (0, 0) * (tokens.dim() - 2) + (0, missing))
 
 
 AutoModel.register(R2D2Config, R2D2Model)

@@ -116,6 +116,6 @@ def of_heads(embed_BD: Tensor, heads: int) -> list[Tensor]:
     return [share * math.sqrt(heads) for share in embed_BD.chunk(heads, dim=1)]
 
 
-def unmeasured(*projections: nn.Module) -> bool:
-    """Whether one of them standardises features that were not measured yet."""
-    return any(not p.norm.measured for p in projections if isinstance(p, HiddenProjection))
+def standardize_of(projection: nn.Module) -> Standardize | None:
+    """What standardises the features of a projection, if anything does."""
+    return projection.norm if isinstance(projection, HiddenProjection) else None

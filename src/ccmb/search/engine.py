@@ -22,8 +22,8 @@ from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.filters import compile_conditions
 from ccmb.search.frozen import refuse_writing
 from ccmb.search.index_folder import Catalogue, IndexRecord, model_of, open_catalogue

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.inference.stages import PairScorer, R2D2Encoder
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.state_cache import StateCache
 from ccmb.search.vector_store import Entry

@@ -107,6 +107,11 @@ class ModelRecipe(ConfigBase):
     )
     cross_layers: int = Field(6, ge=0, description="layers of each cross encoder; 0 trains PRD2")
     cross_dropout: float = Field(0.1, ge=0, lt=1)
+    standardize_states: bool = Field(
+        False,
+        description="the cross encoders read the towers' states with mean 0 and deviation 1 in each feature, as the "
+        "first batch has them; from pre-trained towers they may learn nothing otherwise",
+    )
     image_size: int | None = Field(
         None,
         gt=2,

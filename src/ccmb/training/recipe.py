@@ -42,6 +42,20 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+class MiningRecipe(ConfigBase):
+    """Hard negatives for every batch, from all samples."""
+
+    group: int = Field(8, gt=1, description="samples that stand together: one and some of its nearest others")
+    neighbors: int = Field(24, gt=0, description="nearest others of a sample that its group is drawn from")
+    texts: int = Field(4, gt=0, description="texts of a sample that are encoded to find them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_on(cls, value: Any) -> Any:
+        """`mining: on` means the defaults."""
+        return {} if value is True else value
+
+
 class DataRecipe(ConfigBase):
     """The training data: custom pairs in a folder, a published dataset in its folder, or shards."""
 
@@ -85,6 +99,11 @@ class DataRecipe(ConfigBase):
         ge=0,
         le=1,
         description="of a folder: share of the training after which near-duplicates stand together in a batch",
+    )
+    mining: MiningRecipe | None = Field(
+        None,
+        description="of a folder: fill batches with groups of samples that the towers, as they are at the start, find "
+        "alike; such as {group: 8, neighbors: 24}, or on",
     )
     num_workers: int = Field(
         1, ge=0, description="processes that read and augment ahead; 0 reads in the training process"

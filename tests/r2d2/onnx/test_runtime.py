@@ -29,9 +29,10 @@ from ccmb.inference.stages import R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Candidates, candidate_scores
 from ccmb.r2d2.folders.export_manifest import ExportRecord
 from ccmb.r2d2.loading import load_model, weights_fingerprint
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.export import FAST, export_model, fast_export
 from ccmb.r2d2.onnx.runtime import ExportedR2D2, load_exported
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.query import Hit, SearchQuery

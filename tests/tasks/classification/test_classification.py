@@ -19,7 +19,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import ImageSource
 from ccmb.inference.stages import ImageLoader, R2D2Encoder
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.scenes.classification import scene_classes, write_class_folders
 from ccmb.scenes.drawing import FILLS
 from ccmb.tasks.classification.classifier import (

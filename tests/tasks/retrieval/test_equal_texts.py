@@ -21,7 +21,7 @@ from ccmb.core.files import read_json
 from ccmb.data.equal_texts import text_id, text_key
 from ccmb.inference.answers import equal_texts, ranks_by_order
 from ccmb.inference.gallery import Gallery
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.galleries import Scores
 from tests.helpers.runs import command_line

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.two_stage import Direction
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.common.resampling import interval
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image, retrieval_report
 from tests.helpers.galleries import Scores

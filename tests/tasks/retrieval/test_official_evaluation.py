@@ -20,7 +20,8 @@ from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.exact import PROOFS
 from tests.helpers.galleries import Scores

@@ -17,7 +17,8 @@ from ccmb.inference.answers import pessimistic_ranks
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.scoring import rank_pairs
 from ccmb.inference.two_stage import Direction, Ranks, two_stage_ranks
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.retrieval.metrics import bootstrap_gain, recalls, report_of_ranks, retrieval_report
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.galleries import DIRECTIONS, TEXTS_OF, gallery_of

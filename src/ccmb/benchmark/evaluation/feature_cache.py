@@ -24,7 +24,7 @@ from ccmb.core.progress import progress
 from ccmb.data.states.rows import TYPES, bytes_of, open_rows
 from ccmb.inference.gallery import Gallery, image_batches, text_batches
 from ccmb.inference.stages import Encoder, ImageLoader
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 MAX_BYTES = 4 * 2**30  # larger files are deleted after use
 HEADER = 4096  # bytes kept for it, since it is written last

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ccmb.core.errors import UsageError
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.stages import CosineScorer, Encoder, PairScorer, RankOptions
-from ccmb.r2d2.modeling import TowerOutput, l2_normalize
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
+from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 
 
 class BenchmarkModel(Encoder, PairScorer, Protocol):

@@ -12,7 +12,7 @@ from ccmb.benchmark.models.base import OneStage, context_within, embedding, fing
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.inference.stages import ImageLoader
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 OPEN_CLIP = "open_clip:"
 

@@ -13,10 +13,10 @@ from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import straightens_quotes
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 class R2D2BenchmarkModel:

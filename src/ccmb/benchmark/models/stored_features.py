@@ -19,7 +19,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json
 from ccmb.data.grouping import image_key
 from ccmb.inference.stages import ImageLoader
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 FILES = ("images.npy", "texts.npy", "ids.json")
 

@@ -13,9 +13,9 @@ from ccmb.benchmark.models.base import OneStage, context_within, embedding, fing
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.inference.stages import ImageLoader
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.pretrained.sources import load_text_tokenizer, load_weights, read_config
 from ccmb.r2d2.tokenizer import straighten_quotes
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 # What the models were evaluated with by their authors; others take what their tokenizer says.
 CONTEXT = {"chinese_clip": 52, "altclip": 77, "clip": 77, "siglip": 64, "siglip2": 64}

@@ -85,8 +85,11 @@ class StateStore:
             file.write(data)
         self._open(path)
 
-    def read(self, keys: Sequence[bytes]) -> Tensor:
+    def read(self, keys: Sequence[bytes], rows: int | None = None) -> Tensor:
         """The items' rows (B, R, width); those with fewer rows than others are padded with zeros.
+
+        Args:
+            rows: the first so many of each item alone.
 
         Raises:
             CcmbError: an item is not there.
@@ -95,6 +98,8 @@ class StateStore:
             places = [self._places[key] for key in keys]
         except KeyError:
             raise CcmbError(f"{self.folder}: states of the data are missing; begin again") from None
+        if rows is not None:
+            places = [(states, start, min(rows, length)) for states, start, length in places]
         longest = max(length for _, _, length in places)
         batch = places[0][0].new(len(places), longest)
         for row, (states, start, length) in zip(batch, places, strict=True):

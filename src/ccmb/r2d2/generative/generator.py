@@ -29,8 +29,9 @@ from ccmb.r2d2.folders.weight_sources import joined, source_of
 from ccmb.r2d2.folders.weights import check_finite
 from ccmb.r2d2.generative.diffusion import DiffusionProcess, diffusion_process_of
 from ccmb.r2d2.loading import load_model, model_folder
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 CONFIG, WEIGHTS = "generator.json", "generator.safetensors"  # beside the R2D2's own files
 OWN = ("painter.", "autoencoder.")  # prefixes of the tensors that a plain R2D2 does not have

@@ -15,10 +15,10 @@ from ccmb.core.errors import CcmbError, one_line
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import ExportRecord, needs_runtime
 from ccmb.r2d2.loading import check_processor, read_r2d2_config
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.onnx.bucketing import CALL_TOKENS, cut
 from ccmb.r2d2.onnx.graphs import IMAGE_TEXT, IMAGE_TOWER, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 PARTS = 4  # the most parts into which texts of similar length are cut
 TEXT_PRODUCTS, IMAGE_PRODUCTS = 14, 2  # multiply-adds of a layer's weights for one token, in units of W * W

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccmb.r2d2.modeling import R2D2Model, TowerOutput, TwoTowers, l2_normalize
-from ccmb.r2d2.packing import Packing, mean_state
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.packing import Packing
 from ccmb.r2d2.towers.boundary import Boundary, find_boundary, lower_states, taken_up
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 
 
 def image_rows(towers: TwoTowers, pixel_values: Tensor, tokens: bool) -> Tensor:
@@ -27,12 +28,10 @@ def image_rows(towers: TwoTowers, pixel_values: Tensor, tokens: bool) -> Tensor:
     if (boundary := towers.image_boundary) is not None:
         states = lower_states(towers.image_tower, boundary, lambda: towers.image_tower(pixel_values=pixel_values))
         return states.reshape(len(pixel_values), 1, -1)
-    output = towers.encode_image(pixel_values)
-    assert output.pooled is not None
-    pooled = output.pooled[:, None]
+    pooled, states = towers.run_image_tower(pixel_values)
     if not tokens:
-        return pooled
-    return torch.cat([pooled, output.states], 1) if towers.image_class_token else output.states
+        return pooled[:, None]
+    return torch.cat([pooled[:, None], states], 1) if towers.image_class_token else states
 
 
 def image_of_rows(towers: TwoTowers, rows_BRW: Tensor, image_size: int) -> TowerOutput:
@@ -43,9 +42,8 @@ def image_of_rows(towers: TwoTowers, rows_BRW: Tensor, image_size: int) -> Tower
         blank = rows_BRW.new_zeros(1, 3, image_size, image_size).expand(len(rows_BRW), -1, -1, -1)
         with taken_up(towers.image_tower, boundary, states):
             return towers.encode_image(blank)
-    pooled = rows_BRW[:, 0]
     states = rows_BRW[:, 1:] if towers.image_class_token and rows_BRW.shape[1] > 1 else rows_BRW
-    return TowerOutput(l2_normalize(towers.image_projection(pooled)), states, pooled=pooled)
+    return towers.image_output(rows_BRW[:, 0], states)
 
 
 def text_rows(towers: TwoTowers, input_ids: Tensor, mask_BT: Tensor, tokens: bool) -> Tensor:
@@ -58,8 +56,8 @@ def text_rows(towers: TwoTowers, input_ids: Tensor, mask_BT: Tensor, tokens: boo
         packing = towers.packing(mask_BT)
         states = lower_states(towers.text_tower, boundary, lambda: towers.encode_packed(input_ids, mask_BT, packing))
         return states if packing is None else packing.pad(states[0])
-    states = towers.encode_text(input_ids, mask_BT).states
-    return states if tokens else _pooled(towers, states, mask_BT)[:, None]
+    states = towers.run_text_tower(input_ids, mask_BT, towers.packing(mask_BT))
+    return states if tokens else towers.pool_text(states, mask_BT)[:, None]
 
 
 def text_of_rows(
@@ -72,10 +70,8 @@ def text_of_rows(
         with taken_up(towers.text_tower, boundary, states):
             return towers.encode_packed(input_ids, mask_BT, packing)
     if rows_BTW.shape[1] == 1 < mask_BT.shape[1]:
-        mask_BT, pooled = mask_BT[:, :1], rows_BTW[:, 0]
-    else:
-        pooled = _pooled(towers, rows_BTW, mask_BT)
-    return TowerOutput(l2_normalize(towers.text_projection(pooled)), rows_BTW, mask_BT, pooled)
+        return towers.text_output(rows_BTW, mask_BT[:, :1], rows_BTW[:, 0])
+    return towers.text_output(rows_BTW, mask_BT)
 
 
 def image_boundary(model: R2D2Model, count: int, image_size: int) -> Boundary | None:
@@ -101,7 +97,3 @@ def text_boundary(model: R2D2Model, count: int) -> Boundary | None:
 
 def _weight(module: nn.Module) -> Tensor:
     return next(module.parameters())
-
-
-def _pooled(towers: TwoTowers, states_BTW: Tensor, mask_BT: Tensor) -> Tensor:
-    return states_BTW[:, 0] if towers.text_pooling == "first" else mean_state(states_BTW, mask_BT)

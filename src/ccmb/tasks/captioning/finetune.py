@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ccmb.core.choices import Decode
 from ccmb.core.config.given_keys import is_given
 from ccmb.core.errors import UsageError
+from ccmb.data.images.source import ImageSource
+from ccmb.data.sample import Sample
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.captioning import Captioning
 from ccmb.objectives.pretraining import sharding_units
@@ -25,10 +27,13 @@ from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.finetuning.finetuner import DrawnMetrics
 from ccmb.tasks.finetuning.pairs import PairFinetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
+from ccmb.tasks.pretraining.frozen_states import FrozenStates
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
 from ccmb.tasks.pretraining.run import build_network, make_pretraining, prepare_network
+from ccmb.tasks.pretraining.states_pass import Trained
 from ccmb.training.optimizers import ParameterGroup
+from ccmb.training.trainer import Task
 
 MAIN = "CIDEr-D"
 
@@ -116,6 +121,13 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         return CaptioningTask(
             Captioning(model, recipe.captioning, pretraining, recipe.training.grad_cache_chunk), recipe
         )
+
+    def stored(
+        self, samples: list[Sample], images: ImageSource, recipe: FinetuneRecipe, task: Task
+    ) -> tuple[Trained, FrozenStates]:
+        assert isinstance(task, CaptioningTask)
+        reads_texts = task.captioning.pretraining is not None
+        return task.captioning, FrozenStates(samples, images, recipe, tokens=True, texts=reads_texts)
 
     def validate(
         self, model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe

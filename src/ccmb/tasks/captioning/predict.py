@@ -22,8 +22,8 @@ from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import RankOptions
 from ccmb.inference.user_images import check_any_read, read_pixels
 from ccmb.r2d2.generative.captioner import CaptionState, R2D2Captioner
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.captioning.decoding import Decoding, Vocabulary, decode_captions
 
 # How much a point of the second stage counts beside one of log-probability, by the model's ranking rule: of the weights

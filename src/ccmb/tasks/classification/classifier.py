@@ -28,7 +28,7 @@ from ccmb.data.images.source import image_of
 from ccmb.inference.answers import pessimistic_ranks
 from ccmb.inference.stages import Encoder
 from ccmb.inference.user_images import check_any_read
-from ccmb.r2d2.modeling import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.classification.prompts import TEMPLATES, check_templates, fill
 from ccmb.tasks.common.resampling import score_interval
 

@@ -15,8 +15,8 @@ from ccmb.data.class_names import ImageClass
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import Encoder, RankOptions, Reranker
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
 from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
 

@@ -23,8 +23,8 @@ from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.scoring import rank_pairs
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.common.resampling import gain
 from ccmb.tasks.retrieval.metrics import bootstrap_recalls, hits_by_image, report_of_ranks, resampling_unit
 

@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
+from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.towers import is_chinese_clip
@@ -19,9 +20,11 @@ from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.common.datasets import RetrievalSet, first_images, open_held_out, open_set, open_training
 from ccmb.tasks.finetuning.finetuner import Batches, Finetuner
 from ccmb.tasks.finetuning.recipe import FinetuneRecipe
-from ccmb.tasks.pretraining.batches import load_pairs, run_batches
+from ccmb.tasks.pretraining.batches import PairReader, run_batches
 from ccmb.tasks.pretraining.frozen_states import FrozenStates
+from ccmb.tasks.pretraining.mining import with_neighbors
 from ccmb.tasks.pretraining.run import PretrainTask, build_network
+from ccmb.tasks.pretraining.states_pass import Trained
 from ccmb.training.distributed import world
 from ccmb.training.recipe import DataRecipe
 from ccmb.training.trainer import Task
@@ -74,12 +77,19 @@ class PairFinetuner(Finetuner[ModelT, RetrievalSet]):
         task: Task,
     ) -> Batches:
         rows = recipe.training.batch_size // world().size
-        if not isinstance(task, PretrainTask):
-            load = load_pairs(samples, images, recipe.data, recipe.training)
-            return run_batches(partial(load, processor), out, rows)
-        states = FrozenStates(samples, images, recipe)
-        load = load_pairs(samples, images, recipe.data, recipe.training, states)
-        return states.before(run_batches(partial(load, processor), out, rows), task.pretraining, processor)
+        trained, states = self.stored(samples, images, recipe, task)
+        reader = PairReader(samples, images, recipe.data, recipe.training, states)
+        batches = run_batches(partial(reader.load, processor), out, rows)
+        if isinstance(trained, PreTraining):
+            batches = with_neighbors(batches, reader, trained, processor, out)
+        return states.before(batches, trained, processor)
+
+    def stored(
+        self, samples: list[Sample], images: ImageSource, recipe: FinetuneRecipe, task: Task
+    ) -> tuple[Trained, FrozenStates]:
+        """What is trained, and the states of its frozen towers that are stored."""
+        assert isinstance(task, PretrainTask)
+        return task.pretraining, FrozenStates(samples, images, recipe)
 
 
 def _readable(opened: RetrievalSet) -> RetrievalSet:

@@ -35,7 +35,7 @@ from ccmb.tasks.finetuning.recipe import FinetuneRecipe
 from ccmb.tasks.generation.evaluate import metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import r2d2_extractor
 from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions, paint_texts
-from ccmb.tasks.pretraining.batches import load_pairs, run_batches
+from ccmb.tasks.pretraining.batches import PairReader, run_batches
 from ccmb.tasks.pretraining.model import load_start, refuse_sizes
 from ccmb.tasks.pretraining.run import build_network, prepare_network
 from ccmb.training.distributed import world
@@ -137,7 +137,7 @@ class GenerationFinetuner(PairFinetuner[R2D2Generator]):
         task: Task,
     ) -> Batches:
         reader = generator_processor(processor, image_side(recipe))
-        load = load_pairs(samples, images, recipe.data, recipe.training)
+        load = PairReader(samples, images, recipe.data, recipe.training).load
         return run_batches(partial(load, reader), out, recipe.training.batch_size // world().size)
 
     def validate(

@@ -13,8 +13,8 @@ from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.user_images import check_any_read, encode_readable
-from ccmb.r2d2.modeling import TowerOutput
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ccmb.core.errors import CcmbError
+from ccmb.data.batch_plan import BatchPlan
 from ccmb.data.images.source import ImageSource
-from ccmb.data.loader import BatchPlan, TrainingSet, training_batches
+from ccmb.data.loader import TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.collate import LabelledCollate

@@ -12,8 +12,9 @@ from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import atomic_write
 from ccmb.core.text.files import split_lines
+from ccmb.data.batch_plan import BatchPlan, EachSample, MinedPlan, Plan
 from ccmb.data.images.source import ImageSource
-from ccmb.data.loader import BatchPlan, FieldPlan, TrainingSet, training_batches
+from ccmb.data.loader import FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.shards.stream import stream_batches
 from ccmb.data.states.images import StoredImages
@@ -52,47 +53,75 @@ class Stored(Protocol):
     images: StoredImages | None
     image_store: StateStore | None
     text_store: StateStore | None
+    image_rows: int | None
 
 
-def load_pairs(
-    samples: list[Sample],
-    images: ImageSource,
-    data: DataRecipe,
-    training: TrainingRecipe,
-    stored: Stored | None = None,
-) -> LoadBatches:
-    """A function that loads batches of pairs in a folder."""
-    seed = training.seed
-    if len(samples) < training.batch_size:
-        where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
-        raise CcmbError(f"{where}: {len(samples)} images do not fill training.batch_size={training.batch_size}")
-    rows = world().rows(training.batch_size // world().size)
-    plan = BatchPlan(samples, training.batch_size, seed, round(data.group_start * training.steps), rows)
+class PairReader:
+    """Reads batches of pairs in a folder.
 
-    def load(processor: R2D2Processor, start: int, stop: int) -> Loaded:
-        dataset = TrainingSet(
-            samples,
-            images,
-            size=processor.image_size,
-            augmentation=data.augmentation,
-            seed=seed,
-            weights=data.field_weights,
-            stored=None if stored is None else stored.images,
-        )
-        collate = Collate(processor, samples)
-        if stored is not None:
-            collate.image_store, collate.text_store = stored.image_store, stored.text_store
+    Attributes:
+        plan: which samples stand in which batch; mined ones lack the samples' neighbours until they are found, see
+            `ccmb.tasks.pretraining.mining`.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        data: DataRecipe,
+        training: TrainingRecipe,
+        stored: Stored | None = None,
+    ) -> None:
+        if len(samples) < training.batch_size:
+            where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
+            raise CcmbError(f"{where}: {len(samples)} images do not fill training.batch_size={training.batch_size}")
+        self.samples, self.images, self.data, self.training, self.stored = samples, images, data, training, stored
+        rows, batch = world().rows(training.batch_size // world().size), training.batch_size
+        self.plan: BatchPlan | MinedPlan
+        if data.mining is not None:
+            self.plan = MinedPlan(len(samples), batch, data.mining.group, training.seed, rows)
+        else:
+            self.plan = BatchPlan(samples, batch, training.seed, round(data.group_start * training.steps), rows)
+
+    def load(self, processor: R2D2Processor, start: int, stop: int) -> Loaded:
+        """The batches of the steps from one to the one before another; see `LoadBatches`."""
+        return self._read(processor, self.plan, start, stop, _field_plan(self.data, self.training))
+
+    def each(self, processor: R2D2Processor, times: int, batch: int) -> Loaded:
+        """Every sample so many times, each time with another text and view."""
+        plan = EachSample(len(self.samples), batch, times)
+        return self._read(processor, plan, 0, plan.steps)
+
+    def _read(
+        self, processor: R2D2Processor, plan: Plan, start: int, stop: int, field_of: FieldPlan | None = None
+    ) -> Loaded:
         return training_batches(
-            dataset,
+            self._dataset(processor),
             plan,
             start=start,
             stop=stop,
-            collate=collate,
-            workers=data.num_workers,
-            field_of=_field_plan(data, training),
+            collate=self._collate(processor),
+            workers=self.data.num_workers,
+            field_of=field_of,
         )
 
-    return load
+    def _dataset(self, processor: R2D2Processor) -> TrainingSet:
+        return TrainingSet(
+            self.samples,
+            self.images,
+            size=processor.image_size,
+            augmentation=self.data.augmentation,
+            seed=self.training.seed,
+            weights=self.data.field_weights,
+            stored=None if self.stored is None else self.stored.images,
+        )
+
+    def _collate(self, processor: R2D2Processor) -> Collate:
+        collate = Collate(processor, self.samples)
+        if self.stored is not None:
+            collate.image_store, collate.text_store = self.stored.image_store, self.stored.text_store
+            collate.image_rows = self.stored.image_rows
+        return collate
 
 
 def open_shards(

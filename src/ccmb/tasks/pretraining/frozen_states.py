@@ -19,12 +19,11 @@ from ccmb.data.sample import Sample
 from ccmb.data.states.cache_folder import STATES, CacheFolder, user_cache
 from ccmb.data.states.images import StoredImages
 from ccmb.data.states.store import StateStore
-from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.stillness import Frozen, frozen_depth
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.states_items import ImagePass, TextPass
-from ccmb.tasks.pretraining.states_pass import StatesPass, fill
+from ccmb.tasks.pretraining.states_pass import StatesPass, Trained, fill
 from ccmb.training.distributed import all_reduce_max, launched, world
 
 GB = 10**9
@@ -54,31 +53,45 @@ def check_frozen_states(recipe: PretrainRecipe) -> None:
 class FrozenStates:
     """The stored states of a run: what its batches hold in place of what frozen towers would compute.
 
+    Args:
+        tokens: whether token states are stored even if the recipe's objectives read none, since another loss does.
+        texts: whether texts are encoded at all.
+
     Attributes:
         images: keys of the images by name; None where images are computed.
         image_store, text_store: the states; None where they are computed.
+        image_rows: how many rows of an image's states are read; None: all.
     """
 
-    def __init__(self, samples: list[Sample], images: ImageSource, recipe: PretrainRecipe) -> None:
-        self.samples, self.source, self.recipe = samples, images, recipe
+    def __init__(
+        self,
+        samples: list[Sample],
+        images: ImageSource,
+        recipe: PretrainRecipe,
+        tokens: bool = False,
+        texts: bool = True,
+    ) -> None:
+        self.samples, self.source, self.recipe, self.texts = samples, images, recipe, texts
+        self.tokens = tokens or recipe.objectives.reads_tokens()
+        self.image_rows: int | None = None
         self.images: StoredImages | None = None
         self.image_store: StateStore | None = None
         self.text_store: StateStore | None = None
         self._folders: list[CacheFolder] = []  # in use as long as the run
 
-    def before(self, batches: Batches, pretraining: PreTraining, processor: R2D2Processor) -> Batches:
+    def before(self, batches: Batches, trained: Trained, processor: R2D2Processor) -> Batches:
         """The same batches, before the first of which the states are stored.
 
         Only then the network has the weights that it trains with, and is on its device.
         """
 
         def first_store(start: int, stop: int) -> Iterator[Any]:
-            self.store(pretraining, processor, stop - start)
+            self.store(trained, processor, stop - start)
             return batches(start, stop)
 
         return first_store
 
-    def store(self, pretraining: PreTraining, processor: R2D2Processor, steps: int) -> None:
+    def store(self, trained: Trained, processor: R2D2Processor, steps: int) -> None:
         """Store the states that a number of steps reads.
 
         Raises:
@@ -89,21 +102,22 @@ class FrozenStates:
         sharded = self.recipe.training.parallel == "fsdp" and world().size > 1
         if setting is False or not frozen or sharded:
             return
-        draws, model = steps * self.recipe.training.batch_size, pretraining.model
+        draws, model = steps * self.recipe.training.batch_size, trained.model
         if "image" in frozen and _repeats(self.recipe):
             count = len({sample.image for sample in self.samples}) * (self.recipe.data.augmentation.num_views or 1)
             if setting is True or draws > count:
                 depth = frozen_depth(model.image_tower)
-                of_images = ImagePass(pretraining, processor, self.recipe, self.samples, self.source, depth=depth)
+                of_images = ImagePass(
+                    trained, processor, self.recipe, self.samples, self.source, depth=depth, tokens=self.tokens
+                )
                 self.image_store = self._stored("image", of_images, depth)
                 self.images = of_images.names if self.image_store is not None else None
-        if "text" in frozen:
+        if "text" in frozen and self.texts:
             texts = {text for sample in self.samples for text in sample.texts}
             if setting is True or draws > len(texts):
                 depth = frozen_depth(model.text_tower)
-                self.text_store = self._stored(
-                    "text", TextPass(pretraining, processor, self.recipe, texts, depth), depth
-                )
+                of_texts = TextPass(trained, processor, self.recipe, texts, depth=depth, tokens=self.tokens)
+                self.text_store = self._stored("text", of_texts, depth)
 
     def _stored(self, name: str, states: StatesPass, depth: Frozen | None) -> StateStore | None:
         """The filled store of a tower, or None, after a line that says why there is none."""

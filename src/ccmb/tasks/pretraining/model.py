@@ -47,6 +47,7 @@ SETTLED = (
     "projection_hidden",
     "projection_heads",
     "cross_layers",
+    "standardize_states",
     "initial_temperature",
     "image_pooling",
     "text_pooling",

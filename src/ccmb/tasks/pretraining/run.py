@@ -32,9 +32,10 @@ from ccmb.r2d2.towers.stillness import freeze, is_frozen
 from ccmb.tasks.common.datasets import open_training
 from ccmb.tasks.common.seen import seen_in_training
 from ccmb.tasks.pretraining.batch_norm import check_batch_norm
-from ccmb.tasks.pretraining.batches import load_pairs, open_shards, run_batches
+from ccmb.tasks.pretraining.batches import PairReader, open_shards, run_batches
 from ccmb.tasks.pretraining.frozen_states import FrozenStates, check_frozen_states
 from ccmb.tasks.pretraining.lora import add_lora
+from ccmb.tasks.pretraining.mining import with_neighbors
 from ccmb.tasks.pretraining.model import build_model
 from ccmb.tasks.pretraining.model_card import frozen_parts, write_model_card
 from ccmb.tasks.pretraining.parameter_groups import cross_start, parameter_groups
@@ -143,12 +144,17 @@ def pretrain_once(
         states = None
     else:
         samples, images = open_training(recipe.data)
-        recipe, begin, states = in_steps(recipe, samples), _nothing, FrozenStates(samples, images, recipe)
-        load = load_pairs(samples, images, recipe.data, recipe.training, states)
+        recipe, begin = in_steps(recipe, samples), _nothing
+        states = FrozenStates(samples, images, recipe, surroundings.reads_tokens)
+        if not recipe.objectives.reads_tokens():
+            states.image_rows = 1  # the pooled state, even if another stage has the others stored
+        reader = PairReader(samples, images, recipe.data, recipe.training, states)
+        load = reader.load
     model, processor = (network or build_network)(recipe, samples)
     task = PretrainTask(make_pretraining(model, processor, recipe), recipe)
     batches = run_batches(partial(load, processor), out, recipe.training.batch_size // joined.size)
     if states is not None:
+        batches = with_neighbors(batches, reader, task.pretraining, processor, out)
         batches = states.before(batches, task.pretraining, processor)
     seen = seen_in_training(recipe.data, samples, start or recipe.model.init_from)
     return train_model(

@@ -106,10 +106,11 @@ def pretrain_in_stages(recipe: PretrainRecipe, out: Path, joined: World, one_run
     recipe, stages = _settled(recipe, out, joined)
     if joined.is_main and (out / "recipe.yaml").exists():
         prepare_run(recipe, out)
+    reads_tokens = any(stage.recipe.objectives.reads_tokens() for stage in stages)
     for stage, before in zip(stages, [None, *stages], strict=False):
         if not stage.is_finished:
             begin = partial(_begin, stage, recipe, out)
-            surroundings = Surroundings(stage.words, begin, _JoinedLog(out, stages, stage))
+            surroundings = Surroundings(stage.words, begin, _JoinedLog(out, stages, stage), reads_tokens)
             with _named(stage):
                 network, start = _start(before, stages, one_run)
                 one_run.train(

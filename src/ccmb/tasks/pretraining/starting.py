@@ -27,11 +27,13 @@ class Surroundings:
         label: of its progress.
         begin: done by the first rank once the stage has a folder.
         on_line: done by the first rank with each line of its log.
+        reads_tokens: whether another stage reads token states, so that they are to be stored with the pooled ones.
     """
 
     label: str = "train"
     begin: Callable[[], None] = lambda: None
     on_line: Callable[[dict[str, float]], None] = lambda line: None
+    reads_tokens: bool = False
 
 
 ALONE = Surroundings()

@@ -19,16 +19,15 @@ from ccmb.data.loader import TrainingSet, leave_signals_to_the_trainer, read_ahe
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
 from ccmb.objectives.collate import text_keys
-from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.stillness import Frozen
 from ccmb.r2d2.towers.stored import image_boundary, image_rows, text_boundary, text_rows
+from ccmb.r2d2.towers.two_towers import fast_parts
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.pretraining.states_pass import KeyedRows, StatesPass
+from ccmb.tasks.pretraining.states_pass import KeyedRows, StatesPass, Trained
 
 BATCH = 128  # items that are computed at a time
-CPU_BATCH = 16  # images: maps of more do not fit into the caches, and take twice as long
 READERS = 8  # threads that read files for their digests
 TOKENIZED = 1024  # texts that are tokenized at a time
 
@@ -46,14 +45,15 @@ class ImagePass(StatesPass):
 
     def __init__(
         self,
-        pretraining: PreTraining,
+        trained: Trained,
         processor: R2D2Processor,
         recipe: PretrainRecipe,
         samples: list[Sample],
         source: ImageSource,
         depth: Frozen | None,
+        tokens: bool,
     ) -> None:
-        super().__init__(pretraining, processor, recipe, depth)
+        super().__init__(trained, processor, recipe, depth, tokens)
         augmentation = recipe.data.augmentation
         self.reader = TrainingSet(samples, source, processor.image_size, augmentation, recipe.training.seed)
         self.names = StoredImages({}, mirrors=augmentation.flip)
@@ -106,9 +106,7 @@ class ImagePass(StatesPass):
             if good := [(key, pixels) for key, _, pixels in batch if not isinstance(pixels, str)]:
                 pixels_BSSC = torch.from_numpy(np.stack([pixels for _, pixels in good])).to(self.device)
                 values = self.processor.normalise(pixels_BSSC).to(self.model.temperature.dtype)
-                values = values.contiguous(memory_format=torch.channels_last)  # convolutions take half the time
-                parts = values.split(CPU_BATCH if self.device.type == "cpu" else BATCH)
-                rows = torch.cat([image_rows(self.model, part, self.tokens) for part in parts])
+                rows = torch.cat([image_rows(self.model, part, self.tokens) for part in fast_parts(values)])
                 yield list(zip([key for key, _ in good], rows, strict=True))
 
     def count_rows(self, key: bytes, first: int) -> int:
@@ -139,13 +137,14 @@ class TextPass(StatesPass):
 
     def __init__(
         self,
-        pretraining: PreTraining,
+        trained: Trained,
         processor: R2D2Processor,
         recipe: PretrainRecipe,
         texts: Iterable[str],
         depth: Frozen | None,
+        tokens: bool,
     ) -> None:
-        super().__init__(pretraining, processor, recipe, depth)
+        super().__init__(trained, processor, recipe, depth, tokens)
         self.texts = sorted(texts)
         self._tokens: dict[bytes, tuple[str, int]] = {}
 

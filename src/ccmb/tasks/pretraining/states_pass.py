@@ -9,7 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from ccmb.core.hashing import sha256_of_json
 from ccmb.core.progress import Advance
 from ccmb.data.states.rows import bytes_of
 from ccmb.data.states.store import FILE_BYTES, StateStore
-from ccmb.objectives.pretraining import PreTraining
+from ccmb.objectives.distillation import EmaTeacher
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.stillness import Frozen, frozen_tensors
@@ -34,22 +35,39 @@ PROBED = 8  # items of which one is computed to know its size
 KeyedRows = list[tuple[bytes, Tensor]]
 
 
+class Trained(Protocol):
+    """What is trained: a network, and its teacher if it has one."""
+
+    @property
+    def model(self) -> R2D2Model:
+        """The network."""
+
+    @property
+    def teacher(self) -> EmaTeacher | None:
+        """What has the same towers where they are frozen."""
+
+
 class StatesPass(ABC):
     """What one tower's states depend on, and how they are computed.
 
     Args:
         depth: how much of the tower is frozen.
+        tokens: whether the token states are stored, and not the pooled state alone.
     """
 
     name: str
 
     def __init__(
-        self, pretraining: PreTraining, processor: R2D2Processor, recipe: PretrainRecipe, depth: Frozen | None
+        self,
+        trained: Trained,
+        processor: R2D2Processor,
+        recipe: PretrainRecipe,
+        depth: Frozen | None,
+        tokens: bool,
     ) -> None:
-        self.pretraining, self.model, self.processor = pretraining, pretraining.model, processor
+        self.trained, self.model, self.processor = trained, trained.model, processor
         self.recipe, self.depth, self.dtype = recipe, depth, STORED_AS
-        objectives = recipe.objectives
-        self.tokens = depth != "all" or bool(objectives.fgr.weight or objectives.mlm.weight)
+        self.tokens = tokens or depth != "all"
 
     @property
     def tower(self) -> nn.Module:
@@ -79,7 +97,7 @@ class StatesPass(ABC):
         self._set(None)
 
     def _set(self, boundary: Boundary | None) -> None:
-        for towers in (self.model, self.pretraining.teacher):
+        for towers in (self.model, self.trained.teacher):
             if towers is not None:
                 setattr(towers, f"{self.name}_boundary", boundary)
 

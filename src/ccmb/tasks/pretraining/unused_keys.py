@@ -58,6 +58,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         if task != part:
             yield Unused((part,), f"of the task {part}, and this is {task}", ("task",))
     if task in ("matching", "generation"):
+        yield Unused(STATES, f"the task {task} computes its towers each time", ("task",))
         objectives = tuple(
             f"objectives.{name}.{key}"
             for name in PAPER_NAMES
@@ -74,9 +75,9 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         yield Unused(("training.model_ema_decay",), "the painter is averaged by generation.ema_decay", ("task",))
         yield Unused(("training.grad_cache_chunk",), "the task generation computes a batch at once", ("task",))
     if task != "retrieval":
+        yield Unused(("data.mining",), f"the task {task} mines no negatives", ("task",))
         yield Unused(("validation.rerank_k",), "of the task retrieval", ("task",))
         yield Unused(("training.peak_tflops",), f"operations of the task {task} are not counted", ("task",))
-        yield Unused(STATES, f"the task {task} computes its towers each time", ("task",))
     if task == "captioning" and not recipe.objectives.on():
         yield Unused(("captioning.owns_image_tower",), "no other objective is on", ("objectives", "task"))
     if recipe.generation.pipeline is not None:
@@ -95,7 +96,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
 
 def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
-        keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start"))
+        keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start", "mining"))
         yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
         yield Unused(
             ("data.augmentation.num_views", *STATES), "of a folder, and data.shards is given", ("data.shards",)
@@ -103,6 +104,8 @@ def _of_data(data: DataRecipe) -> Iterator[Unused]:
     else:
         keys = tuple(f"data.{key}" for key in ("streams", "shuffle_buffer", "samples_per_epoch"))
         yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
+    if data.mining is not None:
+        yield Unused(("data.group_start",), "data.mining fills the batches", ("data.mining",))
     if data.dataset is not None:
         yield Unused(("data.pairs",), "of own pairs, and data.dataset is given", ("data.dataset",))
 
@@ -149,7 +152,7 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
         yield Unused(keys, why, ("model.projection_hidden",))
     by_preset = model.preset is not None and not model.init_from
     if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
-        cross = "model.cross_dropout", "model.ranking_rule", "optimizer.cross_lr"
+        cross = "model.cross_dropout", "model.standardize_states", "model.ranking_rule", "optimizer.cross_lr"
         yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
 
 
@@ -172,6 +175,9 @@ def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
         yield Unused(
             tuple(f"objectives.{name}.{key}" for key in keys), f"{name} is off", (f"objectives.{name}.weight",)
         )
+    if objectives.fgr.weight and objectives.fgr.negatives == "all":
+        of_sampled = tuple(f"objectives.fgr.{key}" for key in ("hardness", "harden_until", "batch_share"))
+        yield Unused(of_sampled, "of sampled negatives, and fgr ranks all", ("objectives.fgr.negatives",))
     if objectives.fgr.enhanced_training and not objectives.mlm.weight:
         yield Unused(("objectives.fgr.enhanced_training",), "mlm is off", ("objectives.mlm.weight",))
     if not (objectives.tgd.weight or objectives.fgd.weight):

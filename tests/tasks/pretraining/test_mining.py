@@ -1,0 +1,145 @@
+"""Mined negatives: neighbours by the towers' own embeddings, found once, and the same in a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ccmb.core.config.recipe_files import find_recipe, load_recipe
+from ccmb.core.errors import CcmbError
+from ccmb.objectives.pretraining import PreTraining
+from ccmb.tasks.common.datasets import open_training
+from ccmb.tasks.pretraining import mining
+from ccmb.tasks.pretraining.batches import PairReader
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.run import build_network, make_pretraining, pretrain
+from tests.helpers.exact import PROOFS
+from tests.helpers.processes import run_in_processes
+from tests.helpers.runs import TRAIN, damage_images, tiny_corpus, tiny_recipe
+
+pytestmark = PROOFS
+
+MINING = "data.mining={group: 2, neighbors: 3, texts: 2}"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+
+
+def recipe(corpus: Path, steps: int, *changes: str) -> PretrainRecipe:
+    return load_recipe(PretrainRecipe, find_recipe("quickstart"), [*tiny_recipe(corpus, steps)[1:], MINING, *changes])
+
+
+def log_of(run: PretrainRecipe, out: Path) -> list[dict[str, Any]]:
+    pretrain(run, out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", "loss", "gcpr", "fgr") if name in line} for line in lines]
+
+
+def test_neighbours_are_nearest_by_image_and_texts_together(corpus: Path) -> None:
+    run = recipe(corpus, 2, "data.mining={group: 2, neighbors: 3, texts: 50}")
+    samples, images = open_training(run.data)
+    model, processor = build_network(run, samples)
+    pretraining = make_pretraining(model, processor, run)
+    reader = PairReader(samples, images, run.data, run.training)
+    found = mining.find_neighbors(reader, pretraining, processor)
+    # By plain loops over the same draws of texts.
+    model.eval()
+    sums: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for batch, _ in reader.each(processor, 50, 7):
+            assert batch is not None
+            for name, image, text in zip(batch.names, *pretraining.embeds(batch), strict=True):
+                sums.setdefault(name, []).append(torch.stack([image, text]))
+    unit = torch.nn.functional.normalize
+    feature = {name: unit(unit(torch.stack(both).sum(0), dim=1).sum(0), dim=0) for name, both in sums.items()}
+    assert found.shape == (len(samples), 3)
+    for index, sample in enumerate(samples):
+        others = {name: float(feature[sample.image] @ vector) for name, vector in feature.items()}
+        del others[sample.image]
+        nearest = sorted(others, key=lambda name: -others[name])[:3]
+        assert [samples[other].image for other in found[index]] == nearest
+
+
+def test_a_run_that_goes_on_has_the_batches_of_one_that_never_stopped(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = recipe(corpus, 6, "training.checkpoint_every=3")
+    whole = log_of(run, tmp_path / "whole")
+    plain, stop = PreTraining.losses, 4
+
+    def losses(self: PreTraining, *rest: Any) -> Any:
+        nonlocal stop
+        stop -= 1
+        if not stop:
+            raise CcmbError("stopped")
+        return plain(self, *rest)
+
+    monkeypatch.setattr(PreTraining, "losses", losses)
+    monkeypatch.setattr(PreTraining, "forward", losses)
+    with pytest.raises(CcmbError, match="stopped"):
+        pretrain(run, tmp_path / "halves")
+    monkeypatch.undo()
+
+    def again(*_: Any) -> Any:
+        raise AssertionError("the neighbours are in the run folder")
+
+    monkeypatch.setattr(mining, "find_neighbors", again)
+    assert log_of(run, tmp_path / "halves") == whole
+
+
+def test_samples_of_one_image_are_no_neighbours_and_unreadable_images_are_passed_over(tmp_path: Path) -> None:
+    folder = tiny_corpus(tmp_path / "corpus")
+    lines = (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "pairs.jsonl").write_text("\n".join([*lines, *lines]), encoding="utf-8")
+    damage_images(folder, [json.loads(lines[0])["image"]])
+    run = recipe(folder, 2)
+    pretrain(run, tmp_path / "run")
+    samples, _ = open_training(run.data)
+    found = np.load(tmp_path / "run" / mining.FILE)
+    for sample, others in zip(samples, found, strict=True):
+        assert sample.image not in {samples[other].image for other in others}
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", np.zeros((2, 3), np.int64).tobytes()])
+def test_damaged_neighbours_are_named(corpus: Path, tmp_path: Path, content: bytes) -> None:
+    run = recipe(corpus, 2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / mining.FILE).write_bytes(content)
+    with pytest.raises(CcmbError, match=r"neighbors\.npy: .* remove it, and it is made again"):
+        pretrain(run, tmp_path / "run")
+
+
+def test_neighbours_of_other_data_are_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    np.save(tmp_path / "run" / mining.FILE, np.zeros((TRAIN + 1, 3), np.int64))
+    with pytest.raises(CcmbError, match=f"not the neighbours of {TRAIN} samples"):
+        pretrain(recipe(corpus, 2), tmp_path / "run")
+
+
+# Without dropout, whose masks differ from process to process, and with the whole batch ranked.
+ALIKE = ["model.text.hidden_dropout_prob=0", "model.text.attention_probs_dropout_prob=0", "model.cross_dropout=0"]
+ALIKE += ["objectives.fgr.batch_share=1", "data.augmentation={}"]
+
+
+def _of_a_rank(corpus: Path, out: Path) -> dict[str, Any]:
+    return {"log": log_of(recipe(corpus, 3, *ALIKE), out)}
+
+
+def test_two_processes_are_one(corpus: Path, tmp_path: Path) -> None:
+    one = log_of(recipe(corpus, 3, *ALIKE), tmp_path / "one")
+    run_in_processes(2, _of_a_rank, tmp_path, corpus, tmp_path / "two")
+    two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-6)
+    assert (np.load(tmp_path / "one" / mining.FILE) == np.load(tmp_path / "two" / mining.FILE)).all()
