@@ -16,10 +16,10 @@ from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.masked_language import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2 import modeling
 from ccmb.r2d2.backbones import BERTS_KIND, new_text_tower, ready_mask
 from ccmb.r2d2.compile import compile_blocks
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers import two_towers
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import pretrain
 from tests.helpers.exact import PROOFS, assert_same
@@ -70,7 +70,7 @@ def in_fixed_places(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = list_positions
     monkeypatch.setattr(masked_language, "list_positions", lambda positions, _: plain(positions, positions.numel()))
 
-    monkeypatch.setattr(modeling, "mask_for", lambda tower, mask: ready_mask(mask))
+    monkeypatch.setattr(two_towers, "mask_for", lambda tower, mask: ready_mask(mask))
 
 
 class Waits(TorchDispatchMode):

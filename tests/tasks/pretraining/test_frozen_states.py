@@ -89,18 +89,18 @@ class Computed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images = self.texts = 0
-        images, texts = R2D2Model.encode_image, R2D2Model.encode_packed
+        images, texts = R2D2Model.run_image_tower, R2D2Model.run_text_tower
 
-        def encode_image(model: R2D2Model, pixel_values: torch.Tensor) -> Any:
+        def run_image_tower(model: R2D2Model, pixel_values: torch.Tensor) -> Any:
             self.images += len(pixel_values)
             return images(model, pixel_values)
 
-        def encode_packed(model: R2D2Model, input_ids: torch.Tensor, *rest: Any) -> Any:
+        def run_text_tower(model: R2D2Model, input_ids: torch.Tensor, *rest: Any) -> Any:
             self.texts += len(input_ids)
             return texts(model, input_ids, *rest)
 
-        monkeypatch.setattr(R2D2Model, "encode_image", encode_image)
-        monkeypatch.setattr(R2D2Model, "encode_packed", encode_packed)
+        monkeypatch.setattr(R2D2Model, "run_image_tower", run_image_tower)
+        monkeypatch.setattr(R2D2Model, "run_text_tower", run_text_tower)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,16 @@ def test_a_pass_that_was_stopped_goes_on(
     assert computed.images == TRAIN - 12 + states_pass.PROBED / 2 + 1
     whole = log_of(recipe(corpus, *WHOLE, COMPUTED), tmp_path / "computed")
     assert resumed == [same(line) for line in whole]
+
+
+def test_states_are_stored_in_many_files_while_the_network_computes_in_bf16(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(states_pass, "STORED_AS", torch.float16)
+    monkeypatch.setattr(states_pass, "FILE_BYTES", 1)
+    monkeypatch.setattr(states_items, "BATCH", 4)
+    assert len(log_of(recipe(corpus, *WHOLE, *ALL_OBJECTIVES, STORED, "training.precision=bf16"), tmp_path / "run"))
+    assert len(list(cache.glob("image-*/*.safetensors"))) == TRAIN / 4
 
 
 def test_a_damaged_file_is_computed_anew(corpus: Path, tmp_path: Path, cache: Path) -> None:

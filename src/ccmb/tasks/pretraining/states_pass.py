@@ -120,10 +120,15 @@ class StatesPass(ABC):
 
     def compute(self, keys: Sequence[bytes], advance: Advance) -> Iterator[KeyedRows]:
         """The rows (R, W) of the items with these keys, batch by batch; unreadable ones are left out."""
-        with inference(self.model), precision(self.device, self.recipe.training.precision):
-            for items in self.batches(keys):
-                yield [(key, rows.to(self.dtype).cpu()) for key, rows in items]
-                advance(len(items))
+        batches = self.batches(keys)
+        while True:
+            with inference(self.model), precision(self.device, self.recipe.training.precision):
+                items = next(batches, None)
+            if items is None:
+                return
+            # Outside: what stores the rows must not compute in the network's precision.
+            yield [(key, rows.to(self.dtype).cpu()) for key, rows in items]
+            advance(len(items))
 
     def size(self, keys: Sequence[bytes]) -> int:
         """Bytes that the items with these keys will take, by the first that can be computed."""
