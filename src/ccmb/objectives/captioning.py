@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher
-from ccmb.objectives.forward import images_of
+from ccmb.objectives.forward import images_of, measure_features
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.step import PretrainAux
@@ -30,6 +30,17 @@ class CaptioningOptions(BaseModel):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all words")
     text_layers: int | None = Field(
         None, ge=0, description="layers of the text tower that the decoder begins with, made causal; by default all"
+    )
+    cross_layers: int | None = Field(
+        None,
+        gt=0,
+        description="layers of the decoder that read the image, of which the first begin as the text-image cross "
+        "encoder's; by default as many as that has",
+    )
+    standardize_states: bool = Field(
+        False,
+        description="the decoder reads the image's states with mean 0 and deviation 1 in each feature, as the first "
+        "batch has them; for pre-trained towers whose features differ by orders of magnitude",
     )
     owns_image_tower: bool = Field(
         False, description="captioning alone trains the image tower; the other objectives read it as it is"
@@ -68,6 +79,7 @@ class Captioning(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.options, self.pretraining, self.chunk = captioner, options, pretraining, chunk
+        self._is_measured = False
 
     @property
     def teacher(self) -> EmaTeacher | None:
@@ -79,6 +91,7 @@ class Captioning(nn.Module):
     ) -> tuple[dict[str, Tensor], PretrainAux]:
         """Unweighted losses (scalars) by name, and what R2D2's own objectives compute besides."""
         images = images_of(self.model, batch, self.model.config.image_size, self.chunk)
+        self._measure_states(images)
         losses = {"captioning": self._captioning(images, batch)}
         if self.pretraining is None:
             return losses, PretrainAux()
@@ -87,6 +100,13 @@ class Captioning(nn.Module):
         return losses | others, aux
 
     forward = losses  # what DDP and FSDP wrap
+
+    def _measure_states(self, images: TowerOutput) -> None:
+        """Before the first step: measure what the decoder standardises by."""
+        norm = self.model.decoder.standardize
+        if not self._is_measured and norm is not None and not norm.measured:
+            measure_features(norm, images.real_states.detach())
+        self._is_measured = True  # known here, since a GPU would have to be waited for
 
     def _without_tower_gradient(self, images: TowerOutput) -> TowerOutput:
         """The same images, detached from the image tower; the projection is still trained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.objectives.captioning import Captioning, CaptioningOptions, captioning_loss
 from ccmb.objectives.config import Objectives, Ranking
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.generative.captioner import CONFIG, WEIGHTS, CaptionState, R2D2Captioner, TextLayer, load_captioner
+from ccmb.r2d2.generative.caption_decoder import CaptionState, TextLayer
+from ccmb.r2d2.generative.captioner import CONFIG, WEIGHTS, R2D2Captioner, load_captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.captioning.decoding import Decoding, Vocabulary, decode_captions
 from ccmb.tasks.finetuning.interpolate import mix
@@ -236,3 +238,44 @@ def test_captioning_may_own_the_image_tower(owns: bool) -> None:
     assert model.text_image_encoder.layer[0].crossattention.self.key.weight.grad is not None
     assert (model.image_tower.embeddings.patch_embedding.weight.grad is None) == owns
     assert all(weight.grad is None for weight in model.decoder.parameters())
+
+
+def test_further_layers_that_read_the_image_are_new_and_the_first_are_the_cross_encoders() -> None:
+    model = tiny_model()
+    made = R2D2Captioner.from_r2d2(model, tiny_processor(), cross_layers=3)
+    assert len(made.decoder.cross_layers) == 3
+    for layer, own in zip(made.decoder.cross_layers, model.text_image_encoder.layer, strict=False):
+        for name, tensor in own.state_dict().items():
+            assert_same(layer.state_dict()[name], tensor)
+
+
+def test_towers_alone_become_a_captioner_with_layers_of_its_own(tmp_path: Path) -> None:
+    towers, processor = tiny_model(cross_layers=0, match_heads=False, mlm_head=False), tiny_processor()
+    with pytest.raises(UsageError, match=r"no cross encoders \(PRD2\).*or give captioning.cross_layers"):
+        R2D2Captioner.from_r2d2(towers, processor)
+    made = R2D2Captioner.from_r2d2(towers, processor, cross_layers=1, standardize_states=True)
+    batch = tiny_batch(4)
+    training = Captioning(made.train(), CaptioningOptions())
+    training.losses(batch)
+    norm, states = made.decoder.standardize, made.eval().encode_image(batch.pixel_values).states.flatten(0, 1)
+    assert norm is not None
+    assert_same(norm.mean, states.mean(0))
+    assert_same(norm.deviation, states.std(0, correction=0))
+    training.losses(tiny_batch(4, seed=1))
+    assert_same(norm.mean, states.mean(0))  # measured once
+    save_model(tmp_path, made, processor)
+    again, _ = load_captioner(tmp_path)
+    assert not again.can_rank
+    seen = made.look(batch.pixel_values), again.double().look(batch.pixel_values)
+    for (keys, values), (own_keys, own_values) in zip(*seen, strict=True):
+        torch.testing.assert_close(own_keys, keys, rtol=0, atol=1e-5)
+        torch.testing.assert_close(own_values, values, rtol=0, atol=1e-5)
+
+
+def test_a_decoder_saved_without_the_newer_options_is_read_as_it_was(tmp_path: Path) -> None:
+    made = captioner()
+    save_model(tmp_path, made, tiny_processor())
+    values = json.loads((tmp_path / CONFIG).read_text())
+    del values["cross_layers"], values["standardize_states"]
+    (tmp_path / CONFIG).write_text(json.dumps(values))
+    assert load_captioner(tmp_path)[0].shape == made.shape

@@ -66,6 +66,34 @@ def test_the_shipped_recipes_train_on_their_sets_as_published(name: str, tmp_pat
     assert report["chosen"]["figure"] == "val_CIDEr-D"
 
 
+@pytest.mark.parametrize("objectives", [{"objectives.gcpr": "off", "objectives.fgr": "off"}, {}])
+def test_captions_from_the_stored_states_of_a_frozen_image_tower_have_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objectives: dict[str, str]
+) -> None:
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+    start, data = save_start(tmp_path / "start"), save_pairs(tmp_path / "mine")
+    values = {
+        "training.steps": 4,
+        "training.log_every": 1,
+        "validation.every": 4,
+        "model.freeze.image": "all",
+        "data.augmentation": "{flip: true, num_views: 2}",
+        "data.augmentation.flip": None,
+        "data.augmentation.min_crop_scale": None,
+        "captioning.standardize_states": "on",
+    }
+    losses = {}
+    for stored in ("on", "off"):
+        recipe = recipe_of(start, data, "captioning", **values, **objectives, **{"training.frozen_states": stored})
+        finetune(recipe, tmp_path / stored)
+        lines = [json.loads(line) for line in (tmp_path / stored / "metrics.jsonl").read_text().splitlines()]
+        losses[stored] = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses["on"]) == 4
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-3)  # states are stored in half precision
+    assert list((tmp_path / "cache" / "states").glob("image-*"))
+    assert not list((tmp_path / "cache" / "states").glob("text-*"))
+
+
 def test_what_cannot_become_a_captioner_is_refused_before_the_training(tmp_path: Path) -> None:
     data = save_pairs(tmp_path / "mine")
     towers = save_start(tmp_path / "towers", cross_layers=0)

@@ -4,159 +4,29 @@ The decoder starts as a copy of parts of R2D2: the token embeddings of the text 
 layers of the text-image cross encoder with a causal mask on their self-attention, and the masked-language head. [CLS]
 starts a caption and [SEP] ends it. The paper names no decoder; this one is our choice. The R2D2 itself is kept
 unchanged beside it, so that its match score can choose among several captions.
-
-Shapes: V images, N = V * R captions in progress (the R of one image side by side), T tokens, S image tokens,
-W width, H heads of width D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json, write_json
-from ccmb.core.floats import at_least_float32
 from ccmb.r2d2.configuration import R2D2Config
-from ccmb.r2d2.cross_encoder import AttentionBlock, CrossEncoder, CrossLayer, Intermediate, ResidualOutput
 from ccmb.r2d2.folders.weights import check_finite
+from ccmb.r2d2.generative.caption_decoder import CaptionDecoder, CaptionerConfig, KeysValues, bert_parts
 from ccmb.r2d2.loading import load_model, model_folder
-from ccmb.r2d2.modeling import MaskedLanguageHead, R2D2Model
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
 CONFIG, WEIGHTS = "captioner.json", "captioner.safetensors"  # beside the R2D2's own files
 PREFIX = "decoder."
-
-KeysValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionerConfig:
-    """The shape of a decoder beside that of its R2D2.
-
-    Attributes:
-        text_layers: number of the text tower's layers that the decoder copies and makes causal.
-        start_id, end_id: tokens that start and end a caption.
-        never_ids: the other special tokens, which no caption contains.
-    """
-
-    text_layers: int
-    start_id: int
-    end_id: int
-    never_ids: tuple[int, ...] = ()
-
-
-class TextLayer(nn.Module):
-    """A BERT layer under BERT's names: self-attention and feed-forward."""
-
-    def __init__(self, width: int, heads: int, ffn: int, dropout: float, eps: float) -> None:
-        super().__init__()
-        self.attention = AttentionBlock(width, heads, width, dropout, eps)
-        self.intermediate = Intermediate(width, ffn)
-        self.output = ResidualOutput(ffn, width, dropout, eps)
-
-    def feed_forward(self, states_NTW: Tensor) -> Tensor:
-        return self.output(self.intermediate(states_NTW), states_NTW)
-
-
-class CaptionDecoder(nn.Module):
-    """Token embeddings, causal layers and the head that predicts the next token."""
-
-    def __init__(self, config: R2D2Config, shape: CaptionerConfig) -> None:
-        super().__init__()
-        text, width = config.text_config, config.text_config.hidden_size
-        dropout, eps = text.hidden_dropout_prob, text.layer_norm_eps
-        self.word_embeddings = nn.Embedding(text.vocab_size, width)
-        self.position_embeddings = nn.Embedding(config.max_text_tokens, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(dropout)
-        self.text_layers = nn.ModuleList(
-            TextLayer(width, text.num_attention_heads, text.intermediate_size, dropout, eps)
-            for _ in range(shape.text_layers)
-        )
-        context = config.image_width
-        self.cross_layers = CrossEncoder(
-            layers=config.cross_layers,
-            width=width,
-            heads=config.cross_heads,
-            ffn=config.cross_ffn,
-            context_width=context,
-            dropout=config.cross_dropout,
-        ).layer
-        self.head = MaskedLanguageHead(width, text.vocab_size)
-
-    @torch.no_grad()
-    def begin(self, model: R2D2Model) -> None:
-        """Copy an R2D2's weights; if it has no masked-language head, the decoder's head stays unchanged.
-
-        Raises:
-            UsageError: its text tower is not BERT's kind.
-        """
-        embeddings, layers = _bert_parts(model)
-        words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings
-        # RoBERTa and its kin count positions from the one after padding's. All tokens are of one segment.
-        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
-        positions_PW = positions.weight[first : first + len(self.position_embeddings.weight)]
-        try:
-            self.word_embeddings.weight.copy_(words)
-            self.position_embeddings.weight.copy_(positions_PW + embeddings.token_type_embeddings.weight[0])
-            self.LayerNorm.load_state_dict(embeddings.LayerNorm.state_dict())
-            for decoder_layer, layer in zip(self.text_layers, layers, strict=False):
-                decoder_layer.load_state_dict(layer.state_dict())
-            self.cross_layers.load_state_dict(model.text_image_encoder.layer.state_dict())
-            if model.config.mlm_head:
-                self.head.load_state_dict(model.mlm_head.state_dict())
-        except RuntimeError as error:
-            raise UsageError(f"the text tower is not BERT's kind: {one_line(error)}") from None
-
-    def see(self, states_VSC: Tensor) -> list[KeysValues]:
-        """Keys and values (V, H, S, D) of the image tokens, for each layer that reads them."""
-        return [cast(CrossLayer, layer).crossattention.keys_values(states_VSC) for layer in self.cross_layers]
-
-    def forward(
-        self, input_ids_NT: Tensor, seen: Sequence[KeysValues], before: Sequence[KeysValues] = ()
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """States (N, T, W) of the next T tokens, and keys and values (N, H, tokens, D) of all so far, layer by layer.
-
-        Args:
-            seen: of the images; see `see`.
-            before: the keys and values that the previous call returned; empty at the start of a caption.
-        """
-        count, tokens = input_ids_NT.shape
-        done = before[0][0].shape[2] if before else 0
-        positions = torch.arange(done, done + tokens, device=input_ids_NT.device)
-        states = self.word_embeddings(input_ids_NT) + self.position_embeddings(positions)
-        states = self.dropout(self.LayerNorm(states))
-        causal = None
-        if tokens > 1:  # one token alone may see all before it
-            causal = (positions[:, None] >= torch.arange(done + tokens, device=positions.device))[None, None]
-        after = list[KeysValues]()
-        images = iter(seen)
-        for layer_index, layer in enumerate([*self.text_layers, *self.cross_layers]):
-            attention = cast(AttentionBlock, layer.attention)
-            keys, values = attention.keys_values(states)
-            if before:
-                keys, values = (torch.cat(pair, 2) for pair in zip(before[layer_index], (keys, values), strict=True))
-            after.append((keys, values))
-            states = attention(states, keys, values, causal)
-            if isinstance(layer, TextLayer):
-                states = layer.feed_forward(states)
-            else:  # all captions of an image ask its tokens together, which are held once
-                image_keys, image_values = next(images)
-                asking = states.view(len(image_keys), -1, states.shape[-1])
-                states = cast(CrossLayer, layer).attend_other(asking, image_keys, image_values, None)
-                states = states.view(count, tokens, -1)
-        return states, after
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(..., vocabulary) float32 logits of the token that follows each state."""
-        return at_least_float32(self.head(states, self.word_embeddings.weight))
 
 
 class R2D2Captioner(R2D2Model):
@@ -170,20 +40,32 @@ class R2D2Captioner(R2D2Model):
         self.decoder = CaptionDecoder(config, shape)
 
     @classmethod
-    def from_r2d2(cls, model: R2D2Model, processor: R2D2Processor, text_layers: int | None = None) -> R2D2Captioner:
+    def from_r2d2(
+        cls,
+        model: R2D2Model,
+        processor: R2D2Processor,
+        text_layers: int | None = None,
+        cross_layers: int | None = None,
+        standardize_states: bool = False,
+    ) -> R2D2Captioner:
         """A captioner whose decoder starts with a model's own weights.
 
-        A model without a masked-language head gets a new one, from torch's global generator.
+        What the model lacks is new, from torch's global generator: a masked-language head, further cross layers.
 
         Args:
             text_layers: how many of the text tower's layers to take, from the first on; by default all.
+            cross_layers, standardize_states: see `CaptionerConfig`.
 
         Raises:
-            UsageError: the model has no cross encoders, or a text tower that is not BERT's kind.
+            UsageError: the model has no cross encoders and `cross_layers` is not given, or a text tower that is not
+                BERT's kind.
         """
-        if not hasattr(model, "text_image_encoder"):
-            raise UsageError("the model has no cross encoders (PRD2), which a captioner is made of; start from an R2D2")
-        layers = len(_bert_parts(model)[1])
+        if not hasattr(model, "text_image_encoder") and cross_layers is None:
+            raise UsageError(
+                "the model has no cross encoders (PRD2), which a captioner is made of; start from an R2D2, or give "
+                "captioning.cross_layers"
+            )
+        layers = len(bert_parts(model)[1])
         if text_layers is not None and text_layers > layers:
             raise UsageError(f"captioning.text_layers={text_layers}: the text tower has {layers}")
         activation = model.config.text_config.hidden_act
@@ -192,9 +74,11 @@ class R2D2Captioner(R2D2Model):
         tokenizer = processor.tokenizer
         start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
         never = tuple(sorted({*tokenizer.all_special_ids} - {end}))
-        shape = CaptionerConfig(layers if text_layers is None else text_layers, start, end, never)
+        text_layers = layers if text_layers is None else text_layers
+        shape = CaptionerConfig(text_layers, start, end, never, cross_layers, standardize_states)
         made = cls(model.config, shape)
         made.load_state_dict(model.state_dict(), strict=False)
+        made.decoder.cross_layers.apply(made._init_weights)
         made.decoder.begin(model)
         return made.train(model.training)
 
@@ -219,39 +103,6 @@ class R2D2Captioner(R2D2Model):
     def look(self, pixel_values: Tensor) -> list[KeysValues]:
         """The keys and values that the decoder reads of normalised images (V, 3, S, S)."""
         return self.decoder.see(self.encode_image(pixel_values).states)
-
-
-class CaptionState:
-    """Captions in progress: it predicts the next token of each, and can drop captions and duplicate others.
-
-    Args:
-        seen: keys and values of V images, see `CaptionDecoder.see`; each image starts with one caption.
-        cached: keep keys and values of the tokens so far. Without it all tokens are computed again for each further
-            token, which is the reference.
-    """
-
-    def __init__(self, decoder: CaptionDecoder, seen: Sequence[KeysValues], cached: bool = True) -> None:
-        self.decoder, self.seen, self.cached = decoder, seen, cached
-        self._before = list[KeysValues]()
-        self._tokens_NT: Tensor | None = None
-
-    def advance(self, tokens_N: Tensor) -> Tensor:
-        """Add a token to each caption, and give the logits (N, vocabulary) of the next."""
-        next_N1 = tokens_N.to(self.seen[0][0].device)[:, None]
-        if self.cached:
-            states, self._before = self.decoder(next_N1, self.seen, self._before)
-        else:
-            self._tokens_NT = next_N1 if self._tokens_NT is None else torch.cat([self._tokens_NT, next_N1], 1)
-            states, _ = self.decoder(self._tokens_NT, self.seen)
-        return self.decoder.logits(states[:, -1])
-
-    def choose(self, index_M: Tensor) -> None:
-        """Go on with these captions only: equally many of each image, and those of one image side by side."""
-        self._before = [
-            (keys.index_select(0, index_M), values.index_select(0, index_M)) for keys, values in self._before
-        ]
-        if self._tokens_NT is not None:
-            self._tokens_NT = self._tokens_NT[index_M]
 
 
 def has_captioner(name: str | Path) -> bool:
@@ -292,19 +143,3 @@ def load_captioner(name: str | Path, changes: Mapping[str, Any] | None = None) -
         raise CcmbError(f"{folder / WEIGHTS}: the decoder cannot be loaded ({one_line(error)})") from None
     check_finite(folder / WEIGHTS, captioner.decoder.state_dict().items())
     return captioner.eval(), processor
-
-
-def _bert_parts(model: R2D2Model) -> tuple[Any, Any]:
-    """The embeddings and the layers of a text tower.
-
-    Raises:
-        UsageError: it has no such parts.
-    """
-    tower: Any = model.text_tower
-    try:
-        embeddings, layers = tower.embeddings, tower.encoder.layer
-        _ = embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings
-    except AttributeError:
-        kind = model.config.text_config.model_type
-        raise UsageError(f"a captioner is made of a BERT-like text tower, and this model's is {kind}") from None
-    return embeddings, layers

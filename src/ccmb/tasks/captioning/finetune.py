@@ -93,13 +93,15 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
         if self.knows(start):
             refuse_sizes(recipe.model, "a captioner")
             captioner, processor = load_start(recipe.model, load_captioner)
-            layers = recipe.captioning.text_layers
-            if is_given(recipe.captioning, "text_layers") and layers not in (None, captioner.shape.text_layers):
-                own = captioner.shape.text_layers
-                raise UsageError(f"captioning.text_layers={layers}: the decoder of {start} has {own}; leave it out")
+            for key in is_given(recipe.captioning, "text_layers", "cross_layers", "standardize_states"):
+                wanted, own = getattr(recipe.captioning, key), getattr(captioner.shape, key)
+                if wanted not in (None, own):
+                    raise UsageError(f"captioning.{key}={wanted}: the decoder of {start} has {own}; leave it out")
             return captioner, processor
         model, processor = build_network(recipe, ())
-        return R2D2Captioner.from_r2d2(model, processor, recipe.captioning.text_layers), processor
+        options = recipe.captioning
+        shape = options.text_layers, options.cross_layers, options.standardize_states
+        return R2D2Captioner.from_r2d2(model, processor, *shape), processor
 
     def load(self, out: Path) -> tuple[R2D2Captioner, R2D2Processor]:
         return load_captioner(out)
