@@ -118,9 +118,8 @@ class R2D2Config(PreTrainedConfig):
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
-        self.cross_dropout = cross_dropout
         self.standardize_states = standardize_states and cross_layers > 0
-        self.max_text_tokens = max_text_tokens
+        self.cross_dropout, self.max_text_tokens = cross_dropout, max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
         self.ranking_rule: RankingRule = one_of("ranking_rule", ranking_rule, RankingRule)

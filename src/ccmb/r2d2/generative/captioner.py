@@ -75,7 +75,9 @@ class R2D2Captioner(R2D2Model):
         start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
         never = tuple(sorted({*tokenizer.all_special_ids} - {end}))
         text_layers = layers if text_layers is None else text_layers
-        shape = CaptionerConfig(text_layers, start, end, never, cross_layers, standardize_states)
+        shape = CaptionerConfig(
+            text_layers, start, end, never, cross_layers=cross_layers, standardize_states=standardize_states
+        )
         made = cls(model.config, shape)
         made.load_state_dict(model.state_dict(), strict=False)
         made.decoder.cross_layers.apply(made._init_weights)
