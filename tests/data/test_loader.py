@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -290,3 +292,20 @@ def test_workers_leave_signals_to_the_trainer(images):
     samples = [Sample(f"{n}.png", ("猫",)) for n in range(12)]
     dataset = Patient(samples, images, 8, Augmentation(), 0)
     assert len(list(training_batches(dataset, BatchPlan(samples, 4, 0), 0, 3, list, workers=1))) == 3
+
+
+LEFT_BEHIND = """
+from torch.utils.data import DataLoader
+from ccmb.data.loader import leave_signals_to_the_trainer, read_ahead
+
+ones = DataLoader([1] * 1000, collate_fn=list, num_workers=1, worker_init_fn=leave_signals_to_the_trainer)
+items = read_ahead(ones)
+next(items)
+raise RuntimeError("an error that keeps the batches")
+"""
+
+
+def test_after_an_error_no_worker_keeps_the_process_from_its_end():
+    ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("RuntimeError: an error that keeps the batches\n")

@@ -5,11 +5,14 @@ Nothing here remembers a position: the batch of step n can be made without those
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import multiprocessing
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -152,12 +155,29 @@ def read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         CcmbError: a worker was killed.
     """
+    _end_workers_at_exit()
     try:
         yield from loader
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error):
             raise
         raise CcmbError("a process that reads images was killed, perhaps for memory; lower data.num_workers") from None
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """Let no worker outlive this process: the exit would wait for one that an error left behind, for ever.
+
+    Workers ignore the signal by which they are told to end, see `leave_signals_to_the_trainer`.
+    """
+
+    def end() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report each as an error
+        for process in multiprocessing.active_children():
+            if process.daemon:
+                process.kill()
+
+    atexit.register(end)  # before the one by which multiprocessing waits, since that was registered first
 
 
 def choose_text(
