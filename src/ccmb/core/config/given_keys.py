@@ -101,7 +101,9 @@ def given_keys(recipe: BaseModel, overrides: Sequence[str] = (), prefix: str = "
             continue
         key, value = f"{prefix}{name}", getattr(recipe, name)
         if isinstance(value, BaseModel):
-            yield from given_keys(value, overrides, f"{key}.")
+            below = list(given_keys(value, overrides, f"{key}."))
+            # A part that is not there by default is itself given, whether or not a key of it differs from its default.
+            yield from below or ([] if _default(recipe, name) is not None else [(key, _override_for(key, overrides))])
             continue
         items = value if isinstance(value, list) else []
         for inner in (f"{key}.{text}" for item in items if isinstance(item, Differences) for text in item.given()):
