@@ -53,7 +53,7 @@ def test_neighbours_are_nearest_by_image_and_texts_together(corpus: Path) -> Non
     model, processor = build_network(run, samples)
     pretraining = make_pretraining(model, processor, run)
     reader = PairReader(samples, images, run.data, run.training)
-    found = mining.find_neighbors(reader, pretraining, processor)
+    neighbors = mining.find_neighbors(reader, pretraining, processor)
     # By plain loops over the same draws of texts.
     model.eval()
     sums: dict[str, list[torch.Tensor]] = {}
@@ -64,12 +64,12 @@ def test_neighbours_are_nearest_by_image_and_texts_together(corpus: Path) -> Non
                 sums.setdefault(name, []).append(torch.stack([image, text]))
     unit = torch.nn.functional.normalize
     feature = {name: unit(unit(torch.stack(both).sum(0), dim=1).sum(0), dim=0) for name, both in sums.items()}
-    assert found.shape == (len(samples), 3)
+    assert neighbors.shape == (len(samples), 3)
     for index, sample in enumerate(samples):
         others = {name: float(feature[sample.image] @ vector) for name, vector in feature.items()}
         del others[sample.image]
         nearest = sorted(others, key=lambda name: -others[name])[:3]
-        assert [samples[other].image for other in found[index]] == nearest
+        assert [samples[other].image for other in neighbors[index]] == nearest
 
 
 def test_a_run_that_goes_on_has_the_batches_of_one_that_never_stopped(
@@ -107,8 +107,8 @@ def test_samples_of_one_image_are_no_neighbours_and_unreadable_images_are_passed
     run = recipe(folder, 2)
     pretrain(run, tmp_path / "run")
     samples, _ = open_training(run.data)
-    found = np.load(tmp_path / "run" / mining.FILE)
-    for sample, others in zip(samples, found, strict=True):
+    neighbors = np.load(tmp_path / "run" / mining.FILE)
+    for sample, others in zip(samples, neighbors, strict=True):
         assert sample.image not in {samples[other].image for other in others}
 
 

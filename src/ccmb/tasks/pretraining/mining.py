@@ -71,8 +71,8 @@ def find_neighbors(reader: PairReader, pretraining: PreTraining, processor: R2D2
     count = min(mining.neighbors, len(first_of) - 1)
     if not count:
         raise CcmbError("data.mining: all samples show one image, which has no neighbours")
-    found_IK = _nearest(feature_ID, count).numpy()
-    return first_of[found_IK][image_ids]
+    nearest_IK = _nearest(feature_ID, count).numpy()
+    return first_of[nearest_IK][image_ids]
 
 
 def _features(
