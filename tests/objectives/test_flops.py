@@ -49,7 +49,10 @@ def cross(tokens: int, other: int, pairs: int, items: int, others: int, whole: i
 
 def both(tokens: int, rows: int, count: int, whole: int = 0) -> int:
     """Both cross encoders and their heads on the 3 x rows pairs of FGR."""
-    pairs = 3 * rows
+    return both_on(tokens, 3 * rows, count, whole)
+
+
+def both_on(tokens: int, pairs: int, count: int, whole: int = 0) -> int:
     text_image = cross(tokens, S, pairs, count, count, whole)
     image_text = cross(S, tokens, pairs, count, count, 0) + count * linear(S, W, W)  # through a linear layer first
     return text_image + image_text + 2 * pairs * linear(1, W, 2)
@@ -73,6 +76,12 @@ def test_the_teacher_costs_its_forward_pass_and_joins_in_time(flops):
     towers = sum(IMAGE + text(tokens) for tokens in LENGTHS)
     assert count_flops(LENGTHS, 40, 0.4) == 3 * towers
     assert count_flops(LENGTHS, 40, 0.5) == 4 * towers
+
+
+def test_all_pairs_of_the_batch_are_ranked_where_all_negatives_are(flops):
+    towers = sum(IMAGE + text(tokens) for tokens in LENGTHS)
+    ranked = sum(both_on(tokens, COUNT**2, COUNT) for tokens in LENGTHS) / COUNT
+    assert flops(gcpr=True, fgr={"negatives": "all"})(LENGTHS, 40, 0.0) == 3 * (towers + ranked)
 
 
 def test_a_frozen_image_tower_costs_its_forward_pass_and_no_teacher():

@@ -112,7 +112,8 @@ class StepFlops:
         """Operations of the cross encoders on `count` pairs whose texts all have t tokens."""
         model = self.model
         rows = max(1, round(count * self.objectives.fgr.batch_share)) if fgr else 0
-        read = rows if mlm and self.objectives.fgr.enhanced_training else 0
+        ranks_all = self.objectives.fgr.negatives == "all"
+        read = rows if mlm and self.objectives.fgr.enhanced_training and not ranks_all else 0
         size = model.config.image_size
         with torch.no_grad():
             image = model.encode_image(torch.empty(1, 3, size, size, device="meta"))
@@ -122,7 +123,9 @@ class StepFlops:
             texts = TowerOutput(images.embed, model.text_tower.get_input_embeddings()(_ids(count, tokens)))
 
             def work() -> None:
-                if fgr:
+                if fgr and ranks_all:
+                    model.rank_all(images, texts)
+                elif fgr:
                     model.rank(images, texts, _index(3 * rows), _index(3 * rows), read)
                 if mlm and count > read:
                     model.read_texts(images, texts, _index(count - read), _index(count - read))
