@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,15 @@ from torch import Tensor
 
 from ccmb.objectives.config import Ranking, hardness_at
 from ccmb.objectives.pre_ranking import positive_mask
-from ccmb.objectives.ranking import IGNORED, MatchPairs, draw_pairs, fgr_loss, hard_negative_weights, sample_from_cdf
+from ccmb.objectives.ranking import (
+    IGNORED,
+    MatchPairs,
+    draw_pairs,
+    fgr_loss,
+    hard_negative_weights,
+    listwise_fgr_loss,
+    sample_from_cdf,
+)
 from tests.helpers.exact import PROOFS, assert_same, same
 
 pytestmark = PROOFS
@@ -138,3 +148,19 @@ def test_hardness_grows_from_the_start_to_its_full_value() -> None:
     fgr = Ranking(start_at=0.2, harden_until=0.6, hardness=0.8)
     assert [hardness_at(fgr, p) for p in (0.2, 0.4, 0.6, 0.9)] == same([0.0, 0.4, 0.8, 0.8])
     assert hardness_at(Ranking(start_at=0.2), 0.2) == 1.0
+
+
+def test_the_listwise_loss_is_the_mean_over_rows_directions_and_encoders_of_what_the_positives_lack() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_odds_BBE = torch.randn(4, 4, 2, generator=generator, dtype=torch.double)  # of texts with images
+    positives_BB = torch.eye(4, dtype=torch.bool)
+    positives_BB[1, 2] = positives_BB[2, 1] = True  # two pairs of one image
+    total = 0.0
+    for encoder in range(2):
+        for row in range(4):
+            own = positives_BB[row].nonzero().flatten().tolist()
+            for scores in (log_odds_BBE[row, :, encoder], log_odds_BBE[:, row, encoder]):
+                exponentials = scores.exp()
+                total -= sum(math.log(exponentials[one] / exponentials.sum()) for one in own) / len(own)
+    loss = listwise_fgr_loss(log_odds_BBE, log_odds_BBE.transpose(0, 1), positives_BB, positives_BB)
+    assert float(loss) == pytest.approx(total / 16)
