@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from transformers.utils.logging import disable_progress_bar
 
 from ccmb.cli import main as cli
 from ccmb.scenes.corpus import write_scene_corpus
+from ccmb.tasks.pretraining.recipe import PretrainRecipe
+from ccmb.tasks.pretraining.run import pretrain
 
 SIZE = 32
 TRAIN, GALLERY = 24, 6
@@ -84,3 +87,10 @@ def damage_images(corpus: Path, names: list[str]) -> None:
             member = tarfile.TarInfo(name)
             member.size = 5
             tar.addfile(member, BytesIO(b"empty"))
+
+
+def log_of(recipe: PretrainRecipe, out: Path, names: Collection[str]) -> list[dict[str, Any]]:
+    """Some metrics of each line that a run of the recipe logs."""
+    pretrain(recipe, out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in names if name in line} for line in lines]

@@ -21,6 +21,7 @@ from ccmb.tasks.pretraining import states_items, states_pass
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import build_network, make_pretraining, pretrain
 from ccmb.tasks.pretraining.states_items import ImagePass
+from tests.helpers import runs
 from tests.helpers.exact import PROOFS, same
 from tests.helpers.processes import run_in_processes
 from tests.helpers.runs import TRAIN, damage_images, tiny_corpus, tiny_recipe
@@ -63,9 +64,7 @@ def recipe(corpus: Path, *changes: str) -> PretrainRecipe:
 
 
 def log_of(recipe: PretrainRecipe, out: Path) -> list[dict[str, Any]]:
-    pretrain(recipe, out)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in FIGURES if name in line} for line in lines]
+    return runs.log_of(recipe, out, FIGURES)
 
 
 def _of_a_rank(corpus: Path, out: Path) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import build_network, make_pretraining, pretrain
 from tests.helpers.exact import PROOFS
 from tests.helpers.processes import run_in_processes
-from tests.helpers.runs import TRAIN, damage_images, tiny_corpus, tiny_recipe
+from tests.helpers.runs import TRAIN, damage_images, log_of, tiny_corpus, tiny_recipe
 
 pytestmark = PROOFS
 
@@ -41,10 +41,7 @@ def recipe(corpus: Path, steps: int, *changes: str) -> PretrainRecipe:
     return load_recipe(PretrainRecipe, find_recipe("quickstart"), [*tiny_recipe(corpus, steps)[1:], MINING, *changes])
 
 
-def log_of(run: PretrainRecipe, out: Path) -> list[dict[str, Any]]:
-    pretrain(run, out)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in ("step", "loss", "gcpr", "fgr") if name in line} for line in lines]
+METRICS = ("step", "loss", "gcpr", "fgr")
 
 
 def test_neighbours_are_nearest_by_image_and_texts_together(corpus: Path) -> None:
@@ -76,7 +73,7 @@ def test_a_run_that_goes_on_has_the_batches_of_one_that_never_stopped(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = recipe(corpus, 6, "training.checkpoint_every=3")
-    whole = log_of(run, tmp_path / "whole")
+    whole = log_of(run, tmp_path / "whole", METRICS)
     plain, stop = PreTraining.losses, 4
 
     def losses(self: PreTraining, *rest: Any) -> Any:
@@ -96,7 +93,7 @@ def test_a_run_that_goes_on_has_the_batches_of_one_that_never_stopped(
         raise AssertionError("the neighbours are in the run folder")
 
     monkeypatch.setattr(mining, "find_neighbors", again)
-    assert log_of(run, tmp_path / "halves") == whole
+    assert log_of(run, tmp_path / "halves", METRICS) == whole
 
 
 def test_samples_of_one_image_are_no_neighbours_and_unreadable_images_are_passed_over(tmp_path: Path) -> None:
@@ -134,11 +131,11 @@ ALIKE += ["objectives.fgr.batch_share=1", "data.augmentation={}"]
 
 
 def _of_a_rank(corpus: Path, out: Path) -> dict[str, Any]:
-    return {"log": log_of(recipe(corpus, 3, *ALIKE), out)}
+    return {"log": log_of(recipe(corpus, 3, *ALIKE), out, METRICS)}
 
 
 def test_two_processes_are_one(corpus: Path, tmp_path: Path) -> None:
-    one = log_of(recipe(corpus, 3, *ALIKE), tmp_path / "one")
+    one = log_of(recipe(corpus, 3, *ALIKE), tmp_path / "one", METRICS)
     run_in_processes(2, _of_a_rank, tmp_path, corpus, tmp_path / "two")
     two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-6)
