@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher, FeatureQueue, fgd_loss, tgd_loss
-from ccmb.objectives.masked_language import MaskedText, mask_tokens
+from ccmb.objectives.language_modeling import MaskedText, mask_tokens
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossLayer

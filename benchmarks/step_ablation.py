@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from albef_step import AlbefStep, Match
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.masked_language import MaskedText, mlm_loss
+from ccmb.objectives.language_modeling import MaskedText, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.ranking import hard_negative_weights
 from ccmb.r2d2.towers.two_towers import TowerOutput

@@ -15,7 +15,7 @@ from ccmb.core.floats import as_default_float, at_least_float32
 from ccmb.inference import stages as two_stage
 from ccmb.inference.stages import RankOptions
 from ccmb.objectives.distillation import fgd_loss
-from ccmb.objectives.masked_language import mlm_loss
+from ccmb.objectives.language_modeling import mlm_loss
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets
 from ccmb.objectives.ranking import fgr_loss
 from ccmb.training import trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
 from ccmb.tasks.ablation.ladder import DEFAULT, read_ladder
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
@@ -21,7 +21,7 @@ def test_the_ladder_is_the_default_one(page: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (?:`(\w+)` )?\|$", read(page), re.MULTILINE)
     assert {name: before or None for name, _, before in rows} == {name: before for name, (_, before) in DEFAULT.items()}
     for name, words, _ in rows[1:-1]:
-        assert words == " + ".join(PAPER_NAMES[objective] for objective in DEFAULT[name][0])
+        assert words == " + ".join(OBJECTIVE_NAMES[objective] for objective in DEFAULT[name][0])
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -11,6 +11,7 @@ from PIL import Image
 from ccmb.objectives.batch import Batch
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.pretrained.second_stage import add_decoder
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
 
@@ -80,3 +81,12 @@ def tiny_batch(count: int = 4, seed: int = 0, image_ids: list[int] | None = None
         maskable=processor.maskable(encoded["input_ids"]),
         image_ids=torch.tensor(image_ids or list(range(count))),
     )
+
+
+def tiny_decoder_model(seed: int = 0, *, standardize_states: bool = False, **changes: Any) -> R2D2Model:
+    """The same with a decoder of two layers in the place of the cross encoders; it knows the tokens of TEXTS."""
+    model = tiny_model(seed, cross_layers=0, **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        add_decoder(model, tiny_processor(), 2, standardize_states, TEXTS)
+    return model

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.objectives.config import Objectives
-from ccmb.objectives.masked_language import mask_tokens
+from ccmb.objectives.language_modeling import mask_tokens
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.inputs.processor_inputs import InputValueError

@@ -25,12 +25,13 @@ from ccmb.training.distributed import (
 from ccmb.training.parallel import clip_gradients, put_together, wrap
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.processes import Arrivals, run_in_processes
-from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
+from tests.helpers.tiny import tiny_batch, tiny_decoder_model, tiny_model, tiny_processor
 
 pytestmark = PROOFS
 
 IDS = [0, 1, 1, 3, 4, 3]  # positives within a rank and across both
 OFF = {name: {"weight": 0.0} for name in ("gcpr", "fgr", "mlm", "tgd", "fgd")}
+LM = OFF | {"lm": {"weight": 1.0, "without_image": 0.4}}
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: OFF | {name: {}} for name in OFF},
     "all": {},
@@ -38,9 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all, in chunks": {},
     "all, FGR on all pairs": {"fgr": {"negatives": "all"}},
     "FGR on all pairs, in chunks": OFF | {"fgr": {"negatives": "all"}},
+    "LM": LM,
+    "LM, in chunks": LM,
 }
 # Of the two processes' three rows each, against all rows at once of one.
-CHUNK = {"all, in chunks": 2, "FGR on all pairs, in chunks": 2}
+CHUNK = {"all, in chunks": 2, "FGR on all pairs, in chunks": 2, "LM, in chunks": 2}
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -61,9 +64,9 @@ def train_steps(objectives: dict[str, Any], strategy: str, chunk: int | None = N
     """Losses, gradients and what they leave behind after some steps of plain gradient descent."""
     options = Objectives.model_validate(objectives)
     options.tgd.queue_size = 16
-    pretraining = PreTraining(
-        tiny_model(standardize_states=True), options, tiny_processor().tokenizer.mask_token_id, chunk
-    )
+    make = tiny_decoder_model if options.lm.weight else tiny_model
+    model = make(standardize_states=True)
+    pretraining = PreTraining(model, options, tiny_processor().tokenizer.mask_token_id, chunk)
     module = wrap(pretraining, strategy, sharding_units(pretraining.model, pretraining.teacher))
     result: dict[str, Any] = {}
     for step in range(steps):

@@ -6,9 +6,17 @@ from typing import Any, Literal, get_args
 
 from ccmb.core.errors import UsageError, did_you_mean
 
-# The objectives of pre-training, in the order of the paper, and as it writes them; see `ccmb.objectives.config`.
-ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd"]
-PAPER_NAMES: dict[ObjectiveName, str] = {"gcpr": "GCPR", "fgr": "FGR", "mlm": "MLM", "tgd": "TgD", "fgd": "FgD"}
+# The objectives of pre-training, in the order of the paper, and as it writes them; last, one that it does not have. See
+# `ccmb.objectives.config`.
+ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd", "lm"]
+OBJECTIVE_NAMES: dict[ObjectiveName, str] = {
+    "gcpr": "GCPR",
+    "fgr": "FGR",
+    "mlm": "MLM",
+    "tgd": "TgD",
+    "fgd": "FgD",
+    "lm": "LM",
+}
 
 # How the second stage scores a pair; `ccmb.inference.scoring` defines each rule.
 RankingRule = Literal["sum", "log_odds"]

@@ -43,8 +43,9 @@ class FieldPlan:
         return random.Random(f"{self.seed}/field/{step}").choice(joined)
 
 
-# A time (such as the epoch), a sample's index, and a text field or None for all.
-Key = tuple[int, int, int | None]
+# A time (such as the epoch), a sample's index, a text field or None for all, and which of several texts it is; by
+# default the first.
+Key = tuple[int, int, int | None] | tuple[int, int, int | None, int]
 
 
 class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
@@ -82,10 +83,10 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         return _kin(sample) not in self._sided
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray | bytes, str, int] | str:
-        epoch, index, field = key
+        epoch, index, field, *turn = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        text = choose_text(sample, rng, field, self.weights)
+        text = choose_text(sample, rng, field, self.weights, *turn)
         if self.alike:
             rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
         view = rng.randrange(self.augmentation.num_views) if self.augmentation.num_views else 0
@@ -126,11 +127,13 @@ def training_batches(
     collate: Callable[[list[Any]], Any],
     workers: int = 0,
     field_of: Callable[[int], int] | None = None,
+    texts: int = 1,
 ) -> Iterator[Any]:
     """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
 
     Args:
         field_of: the text field of a step; without it each pair draws from all fields.
+        texts: how many texts each sample of a batch comes with.
 
     Raises:
         CcmbError: a worker was killed.
@@ -138,7 +141,11 @@ def training_batches(
     loader = DataLoader(
         dataset,
         batch_sampler=(
-            [(time, index, field_of(step) if field_of else None) for time, index in batch]
+            [
+                (time, index, field_of(step) if field_of else None, turn)
+                for time, index in batch
+                for turn in range(texts)
+            ]
             for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
         ),
         collate_fn=collate,
@@ -181,21 +188,40 @@ def _end_workers_at_exit() -> None:
 
 
 def choose_text(
-    sample: Sample, rng: random.Random, field: int | None = None, weights: Sequence[float] | None = None
+    sample: Sample,
+    rng: random.Random,
+    field: int | None = None,
+    weights: Sequence[float] | None = None,
+    turn: int = 0,
 ) -> str:
     """One of a sample's texts at random.
 
     It is a text of `field`, if the sample has any there. Otherwise `weights` decide the field; without them every text
     is equally likely.
+
+    Args:
+        turn: the turns 0, 1, 2 ... of equal states of `rng` give different texts, as long as there are any.
     """
+    texts = _choices(sample, rng, field, weights)
+    first = rng.choice(range(len(texts)))
+    if not turn:
+        return texts[first]
+    others = [text for index, text in enumerate(texts) if index != first]
+    random.Random(rng.random()).shuffle(others)
+    return (texts[first], *others)[turn % len(texts)]
+
+
+def _choices(sample: Sample, rng: random.Random, field: int | None, weights: Sequence[float] | None) -> Sequence[str]:
+    """The texts of a sample that one is chosen from."""
     if field is not None and sample.fields[field]:
-        return rng.choice(sample.fields[field])
+        return sample.fields[field]
     if weights:
         available = [(texts, weight) for texts, weight in zip(sample.fields, weights, strict=True) if texts and weight]
         if available:
             fields, available_weights = zip(*available, strict=True)
-            return rng.choice(rng.choices(fields, available_weights)[0])
-    return rng.choice(sample.texts)
+            chosen: Sequence[str] = rng.choices(fields, available_weights)[0]
+            return chosen
+    return sample.texts
 
 
 def _kin(sample: Sample) -> str:

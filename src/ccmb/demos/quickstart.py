@@ -249,7 +249,7 @@ class Quickstart:
         paint_images(run, self.out / "close-ups", out=out, size=size, path=self.painted, seed=seed)
 
     def report(self, journal: Journal) -> None:
-        from ccmb.core.choices import PAPER_NAMES
+        from ccmb.core.choices import OBJECTIVE_NAMES
         from ccmb.data.images.source import ImageSource
         from ccmb.demos.report.galleries import images_shown
         from ccmb.demos.report.page import render_page
@@ -269,8 +269,8 @@ class Quickstart:
         report = {
             **kept["report"],
             "classification": {**drawn_classes["colour"]["trained"], "drawn": drawn_classes},
-            "objectives": [PAPER_NAMES[name] for name in objectives.on()],
-            "objectives_off": [PAPER_NAMES[name] for name in objectives.off()],
+            "objectives": [OBJECTIVE_NAMES[name] for name in objectives.on()],
+            "objectives_off": [OBJECTIVE_NAMES[name] for name in objectives.off()],
             "model": {"parameters": kept["parameters"], "steps": self.recipe.training.steps},
             "seconds": journal.seconds(),
             "machine": _machine(self.recipe.training.device),

@@ -3,10 +3,11 @@
 Two rules turn a pair's cosine and the outputs of its match heads into the score that orders:
 
 - "sum", the paper's: cosine + match score, the mean of the two match probabilities.
-- "log_odds" (our choice): s + the log-odds of both match heads, where s is cosine / temperature. FGR's negatives are
-  drawn by softmax(s), so a match head that has learned its task perfectly says how much likelier a pair is than the
-  first stage believes (as in noise-contrastive estimation, Gutmann & Hyvarinen 2010). Added in these units, a second
-  stage that knows nothing changes nothing, where a cosine counts for next to nothing beside a match probability.
+- "log_odds" (our choice): s + w times the log-odds of both match heads, where s is cosine / temperature and w is 1 or
+  what the configuration says (`match_weight`). FGR's negatives are drawn by softmax(s), so a match head that has
+  learned its task perfectly says how much likelier a pair is than the first stage believes (as in noise-contrastive
+  estimation, Gutmann & Hyvarinen 2010). Added in these units, a second stage that knows nothing changes nothing, where
+  a cosine counts for next to nothing beside a match probability.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def match_probability(head_log_odds_N2: Tensor, temperature: float) -> Tensor:
 def ranking_scores(model: TwoStageModel, cosine_N: Tensor, match: Match, rule: RankingRule | None = None) -> Tensor:
     """(N,) scores by which the second stage orders, after a rule; None is the model's own `ranking_rule`."""
     if (rule or model.config.ranking_rule) == "log_odds":
-        return cosine_N / model.temperature.detach().to(cosine_N.device) + match.log_odds
+        first_N = cosine_N / model.temperature.detach().to(cosine_N.device)
+        return first_N + model.config.match_weight * match.log_odds
     return cosine_N + match.score
 
 
@@ -163,7 +165,7 @@ def rank_pairs(
         model.match_text_image, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=16 * batch
     )
     image_text = text_image
-    if not text_image_only:
+    if not text_image_only and not model.config.decoder_layers:  # a decoder is both heads
         image_text = _in_chunks(
             model.match_image_text, model, images, texts, image_N=image_N, text_N=text_N, max_pairs=batch
         )
@@ -229,6 +231,11 @@ def _cut(items: TowerOutput) -> TowerOutput:
 def in_bf16(model: R2D2Model) -> R2D2Model:
     """The model with cross encoders in bf16 and match heads in fp32; the towers are shared, not copied."""
     half = copy.deepcopy(model, {id(part): part for part in (model.image_tower, model.text_tower)})
-    for part in (half.text_image_encoder, half.image_text_encoder, half.image_to_cross):
+    parts = (
+        (half.likelihood,)
+        if half.likelihood is not None
+        else (half.text_image_encoder, half.image_text_encoder, half.image_to_cross)
+    )
+    for part in parts:
         part.to(torch.bfloat16)
     return half

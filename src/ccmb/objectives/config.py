@@ -6,10 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ccmb.core.choices import PAPER_NAMES, ObjectiveName
+from ccmb.core.choices import OBJECTIVE_NAMES, ObjectiveName
 from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
+
+Side = Literal["image", "text"]
 
 
 class Objective(ConfigBase):
@@ -75,8 +77,19 @@ class TargetGuided(Objective):
     )
 
 
+class LanguageModeling(Objective):
+    """Settings of LM, which trains a decoder to rank by likelihood, see `ccmb.r2d2.decoders.likelihood`."""
+
+    without_image: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the texts that the decoder predicts without their images: what it takes for the prior",
+    )
+
+
 class Objectives(ConfigBase):
-    """The objectives of a run, by the names of the paper."""
+    """The objectives of a run, by the names of the paper; LM is not the paper's, and off unless it is asked for."""
 
     RETIRED: ClassVar = {"ema": "ema_decay"}
     gcpr: PreRanking = PreRanking()
@@ -84,19 +97,22 @@ class Objectives(ConfigBase):
     mlm: MaskedLanguage = MaskedLanguage()
     tgd: TargetGuided = TargetGuided()
     fgd: Objective = Objective()
+    lm: LanguageModeling = LanguageModeling(weight=0.0)
     ema_decay: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
 
     def on(self) -> list[ObjectiveName]:
         """Names of the objectives whose weight is above 0."""
-        return [name for name in PAPER_NAMES if getattr(self, name).weight > 0]
+        return [name for name in OBJECTIVE_NAMES if getattr(self, name).weight > 0]
 
-    def reads_tokens(self) -> bool:
-        """Whether an objective that is on trains the cross encoders, which read the towers' token states."""
-        return bool(self.fgr.weight or self.mlm.weight)
+    def reads_tokens(self) -> frozenset[Side]:
+        """The sides whose towers' token states an objective that is on reads: cross encoders both, a decoder images."""
+        if self.fgr.weight or self.mlm.weight:
+            return frozenset[Side](("image", "text"))
+        return frozenset[Side](("image",) if self.lm.weight else ())
 
     def off(self) -> list[ObjectiveName]:
-        """Names of the objectives whose weight is 0."""
-        return [name for name in PAPER_NAMES if getattr(self, name).weight == 0]
+        """Names of the paper's objectives whose weight is 0."""
+        return [name for name in OBJECTIVE_NAMES if name != "lm" and getattr(self, name).weight == 0]
 
 
 def hardness_at(fgr: Ranking, progress: float) -> float:
@@ -113,7 +129,7 @@ def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss:
         has_other_loss: whether another loss is active from the start.
 
     Raises:
-        UsageError: FGR or MLM is on but the network lacks the part that it trains, or no loss is active at the start.
+        UsageError: FGR, MLM or LM is on but the network lacks what it trains, or no loss is active at the start.
     """
     on = objectives.on()
     if not config.cross_layers and (ranked := [name for name in ("fgr", "mlm") if name in on]):
@@ -123,5 +139,7 @@ def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss:
         raise UsageError("the network has no match heads; set objectives.fgr=off")
     if "mlm" in on and not config.mlm_head:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
+    if "lm" in on and not config.decoder_layers:
+        raise UsageError("the network has no decoder; set objectives.lm=off")
     if not has_other_loss and all(getattr(objectives, name).start_at > 0 for name in on):
         raise UsageError("no objective is on from the start of the training; give one of them start_at: 0")

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ccmb.objectives.config import Objectives
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.towers.two_towers import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Quadratic:
 class StepFlops:
     """Counts the operations of a run's steps, by a copy of the network without weights.
 
-    Two numbers are estimates. A hard negative text is sampled on the device, so the length of the row's own text stands
-    for it: on average over a batch the two agree where negatives are as long as other texts. And the number of masked
-    words is the expected one.
+    Three numbers are estimates. A hard negative text is sampled on the device, so the length of the row's own text
+    stands for it: on average over a batch the two agree where negatives are as long as other texts. The number of
+    masked words is the expected one. And LM's decoder is counted as if each text had an image of its own.
 
     Args:
         frozen: whether the whole image tower is frozen, and so shared with the teacher. A tower of which some layers
@@ -85,7 +85,23 @@ class StepFlops:
     @cached_property
     def text(self) -> Quadratic:
         """Operations of encoding a text, by its tokens."""
-        return Quadratic.through(lambda t: _count(lambda: self.model.encode_text(_ids(1, t))))
+        # Not by the model itself, which asks its decoder for a prior where it is not trained.
+        return Quadratic.through(lambda t: _count(lambda: TwoTowers.encode_packed(self.model, _ids(1, t), None, None)))
+
+    @cached_property
+    def decoder(self) -> Quadratic:
+        """Operations of LM's decoder on a text and its image, by the text's tokens."""
+        likelihood, config = self.model.likelihood, self.model.config
+        assert likelihood is not None, "LM is on"
+        pixels = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
+        with torch.no_grad():
+            states = self.model.encode_image(pixels).states
+
+        def count(tokens: int) -> int:
+            decoder = likelihood.decoder
+            return _count(lambda: decoder.logits(decoder(_ids(1, tokens), decoder.see(states))[0]))
+
+        return Quadratic.through(count)
 
     def __call__(self, lengths: list[int], words: int, progress: float) -> float:
         """Operations of a step on pairs whose texts have these lengths in tokens.
@@ -102,6 +118,9 @@ class StepFlops:
             student += self.cross(count, "fgr" in active, "mlm" in active).sum(lengths) / count
         if "mlm" in active:
             student += options.mlm.probability * words * self.word
+        if "lm" in active:
+            unread = 1 + self.model.config.decoder_skipped_tokens  # the last has no successor, the prefix is not read
+            student += self.decoder.sum([max(1, length - unread) for length in lengths])
         has_teacher = bool(active & {"tgd", "fgd"})
         images = 0 if self.stored else count * self.image * (1 if self.frozen else 3 + has_teacher)
         texts = 3 * student + text * (has_teacher and not self.frozen_text)

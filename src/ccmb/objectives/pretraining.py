@@ -1,4 +1,4 @@
-"""R2D2's pre-training, Figure 2 of the paper: the sum of GCPR, FGR, MLM, TgD and FgD on one batch.
+"""R2D2's pre-training, Figure 2 of the paper: the sum of GCPR, FGR, MLM, TgD and FgD on one batch; and LM beside them.
 
 Each objective has a weight (0 switches it off) and may start after a share of the training.
 
@@ -29,12 +29,13 @@ from ccmb.objectives.forward import (
     texts_of_rows,
 )
 from ccmb.objectives.gradient_cache import in_chunks
-from ccmb.objectives.masked_language import mask_tokens, mlm_loss
+from ccmb.objectives.language_modeling import lm_loss, mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
 from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
+from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.packing import Packing
 from ccmb.r2d2.projection import standardize_of
@@ -49,7 +50,7 @@ def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[
         for tower in (towers.image_tower, towers.text_tower):
             stacks = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
             units += [layer for stack in stacks for layer in stack if not isinstance(layer, nn.ModuleList)]
-    units += [part for part in model.children() if isinstance(part, CrossEncoder)]
+    units += [part for part in model.children() if isinstance(part, CrossEncoder | TextLikelihood)]
     return list(dict.fromkeys(units))  # student and teacher share a frozen tower
 
 
@@ -114,6 +115,8 @@ class PreTraining(nn.Module):
             losses["fgr"], states_RTW = self._fgr(step, shared)
         if "mlm" in active and masked is not None:
             losses["mlm"] = self._mlm(step, masked, states_RTW)
+        if "lm" in active:
+            losses["lm"] = self._lm(step)
         teacher = self._teach(step) if active & {"tgd", "fgd"} else None
         if "tgd" in active and teacher is not None:
             losses["tgd"] = self._tgd(step, teacher)
@@ -258,6 +261,19 @@ class PreTraining(nn.Module):
             lambda part: read_own(self.model, step.images, masked.texts, unread[part]), len(unread), self.chunk
         )
         return mlm_loss(self.model.mlm_logits(masked.words.pick(torch.cat(states))), masked.words.labels)
+
+    def _lm(self, step: Step) -> Tensor:
+        """LM: the decoder on the rows' clean texts and images."""
+        assert self.model.likelihood is not None, "see check_objectives"
+        share = self.objectives.lm.without_image
+        return lm_loss(
+            self.model.likelihood,
+            step.batch,
+            step.images,
+            without_image=share,
+            generator=step.generator,
+            chunk=self.chunk,
+        )
 
     @torch.no_grad()
     def _teach(self, step: Step) -> TeacherFeatures:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import TeacherFeatures
-from ccmb.objectives.masked_language import MaskedText
+from ccmb.objectives.language_modeling import MaskedText
 from ccmb.objectives.positives import Identities
 from ccmb.r2d2.packing import Packing
 from ccmb.r2d2.towers.two_towers import TowerOutput

@@ -52,6 +52,14 @@ class R2D2Config(PreTrainedConfig):
         max_text_tokens: longest text, special tokens included (64 in the official code).
         match_heads: whether the network can rank: the image-text cross encoder and the two match heads.
         mlm_head: whether the network has a masked-language head on the text-image cross encoder.
+        decoder_layers: layers of the decoder that ranks by likelihood, see `ccmb.r2d2.decoders.likelihood`; 0: there is
+            none. A network has either cross encoders or it.
+        decoder_vocab_size: tokens that it knows, one for all others among them.
+        decoder_skipped_tokens: how many tokens after the first one it passes over, since all texts begin with them
+            (`text_prefix`).
+        match_weight: factor of the match heads' log-odds in the ranking rule "log_odds".
+        rerank_k: how many candidates the second stage ranks where nothing else is asked for; None: as many as the
+            caller's default says.
         ranking_rule: how the second stage scores, see `ccmb.inference.scoring`: "sum" (the paper) or "log_odds".
         match_temperature: divides the match heads' logits where a calibrated probability is asked for; see
             `ccmb.tasks.matching.calibrate`. 1 says that the network is not calibrated, see `is_calibrated`.
@@ -91,6 +99,11 @@ class R2D2Config(PreTrainedConfig):
         max_text_tokens: int = 64,
         match_heads: bool = True,
         mlm_head: bool = True,
+        decoder_layers: int = 0,
+        decoder_vocab_size: int = 0,
+        decoder_skipped_tokens: int = 0,
+        match_weight: float = 1.0,
+        rerank_k: int | None = None,
         ranking_rule: RankingRule = "sum",
         match_temperature: float = NOT_CALIBRATED,
         initial_temperature: float = 0.07,
@@ -110,25 +123,32 @@ class R2D2Config(PreTrainedConfig):
         self.projection_hidden = projection_hidden
         self.projection_heads = projection_heads
         self.projection_dropout = projection_dropout
-        if projection_heads > 1 and (projection_hidden is None or embed_dim % projection_heads):
-            raise UsageError(
-                f"projection_heads is {projection_heads}: needs projection_hidden, and an embed_dim that it divides"
-            )
         self.train_batch_norm = train_batch_norm
         self.cross_layers = cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
-        self.standardize_states = standardize_states and cross_layers > 0
         self.cross_dropout, self.max_text_tokens = cross_dropout, max_text_tokens
         self.match_heads = match_heads and cross_layers > 0
         self.mlm_head = mlm_head and cross_layers > 0
+        self.decoder_layers, self.decoder_vocab_size = decoder_layers, decoder_vocab_size
+        self.decoder_skipped_tokens = decoder_skipped_tokens
+        self.standardize_states = standardize_states and max(cross_layers, decoder_layers) > 0
         self.ranking_rule: RankingRule = one_of("ranking_rule", ranking_rule, RankingRule)
         self.match_temperature = _positive("match_temperature", match_temperature)
+        self.match_weight, self.rerank_k = _positive("match_weight", match_weight), rerank_k
         self.initial_temperature = initial_temperature
         self.temperature_min = temperature_min
         self.temperature_max = temperature_max
         self.sources = check_sources(sources)
+        self._check_parts()
         super().__init__(**kwargs)
+
+    def _check_parts(self) -> None:
+        heads, cross, decoder = self.projection_heads, self.cross_layers, self.decoder_layers
+        if heads > 1 and (self.projection_hidden is None or self.embed_dim % heads):
+            raise UsageError(f"projection_heads is {heads}: needs projection_hidden, and an embed_dim that it divides")
+        if cross and decoder:
+            raise UsageError(f"cross_layers is {cross} and decoder_layers {decoder}: only one of them can rank")
 
     def _set_image_form(self, width: int | None, class_token: bool | None, pooling: ImagePooling | None) -> None:
         """What the image tower gives: as a folder's file says, so that nothing is tried out, or as it does itself."""

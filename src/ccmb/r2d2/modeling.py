@@ -5,12 +5,12 @@ Shapes: B items, S image tokens, T text tokens, N pairs, D embedding width, W to
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, PreTrainedModel
 
 from ccmb.core.floats import at_least_float32
@@ -18,24 +18,12 @@ from ccmb.r2d2.backbones import new_text_tower, new_tower
 from ccmb.r2d2.common_api import CommonApi
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossEncoder, CrossOutput, RankOutput
-from ccmb.r2d2.packing import PackedPairs
+from ccmb.r2d2.decoders.likelihood import TextLikelihood
+from ccmb.r2d2.decoders.word_head import MaskedLanguageHead
+from ccmb.r2d2.packing import PackedPairs, Packing
 from ccmb.r2d2.projection import Standardize, new_projection
 from ccmb.r2d2.towers.stillness import keep_still
 from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
-
-
-class MaskedLanguageHead(nn.Module):
-    """BERT's masked-language head; its output layer shares the text tower's word embeddings."""
-
-    def __init__(self, width: int, vocabulary: int, eps: float = 1e-12) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=eps)
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
-
-    def forward(self, states_MW: Tensor, word_embeddings: Tensor) -> Tensor:
-        """Logits (M, vocabulary) of M token states."""
-        return F.linear(self.LayerNorm(F.gelu(self.dense(states_MW))), word_embeddings, self.bias)
 
 
 class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  # from_pretrained: more keywords
@@ -67,7 +55,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         self.image_standardize = Standardize(config.image_width) if config.standardize_states else None
-        self.text_standardize = Standardize(width) if config.standardize_states else None
+        self.text_standardize = Standardize(width) if config.standardize_states and config.cross_layers else None
         cross = (config.cross_layers, width, config.cross_heads, config.cross_ffn)
         if config.match_heads or config.mlm_head:
             self.text_image_encoder = CrossEncoder(*cross, config.image_width, config.cross_dropout)
@@ -78,6 +66,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             self.image_text_match = nn.Linear(width, 2)
         if config.mlm_head:
             self.mlm_head = MaskedLanguageHead(width, text.vocab_size)
+        self.likelihood = TextLikelihood(config) if config.decoder_layers else None
         self.post_init()
 
     @torch.no_grad()
@@ -107,12 +96,26 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
     @property
     def can_rank(self) -> bool:
         """Whether the network has a second stage (R2D2) or pre-ranks alone (PRD2)."""
-        return self.config.match_heads
+        return self.config.match_heads or self.likelihood is not None
 
     @property
     def cross_dtype(self) -> torch.dtype:
-        """The type in which the cross encoders take token states."""
-        return self.image_to_cross.weight.dtype
+        """The type in which the second stage takes token states; a decoder takes token ids, which float32 holds."""
+        return self.image_to_cross.weight.dtype if self.likelihood is None else torch.float32
+
+    def encode_packed(self, input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> TowerOutput:
+        """See `TwoTowers.encode_packed`. Where a decoder ranks, the `states` (B, T, 2) are what it reads of a text.
+
+        These are the token ids and, in every place, the text's log-likelihood without an image.
+        """
+        output = super().encode_packed(input_ids, attention_mask, packing)
+        if self.likelihood is None or self.training:  # in training nothing ranks by it
+            return output
+        mask_BT = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        prior_B = at_least_float32(self.likelihood(input_ids, mask_BT, None))
+        return replace(
+            output, states=torch.stack([input_ids.to(prior_B.dtype), prior_B[:, None].expand(input_ids.shape)], 2)
+        )
 
     def check_can_rank(self) -> None:
         """Refuse a network without cross encoders.
@@ -121,7 +124,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             ValueError: the network can only pre-rank (PRD2).
         """
         if not self.can_rank:
-            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+            raise ValueError("this network has no second stage (PRD2): it can pre-rank but not rank")
 
     def read_texts(self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor) -> Tensor:
         """Token states (N, T, W) of each pair's text after the text-image cross encoder."""
@@ -160,6 +163,9 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             ValueError: the network has no cross encoders.
         """
         self.check_can_rank()
+        if self.likelihood is not None:
+            logits_N2 = self.match_text_image(images, texts, image_index, text_index)
+            return RankOutput(logits_N2, logits_N2, texts.states[:0])
         # Packing waits for a GPU, so it comes first; the long pass comes next, so that the short one can be prepared
         # while it runs.
         pairs = self._packed_pairs(images, texts, image_index, text_index, read)
@@ -170,13 +176,17 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
     def match_text_image(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head alone."""
+        """Logits (N, 2) of the text-image encoder's match head alone, or of the decoder's log-odds."""
+        if self.likelihood is not None:
+            return self._likelihood_logits(self.likelihood, images, texts, image_index, text_index)
         return self._head(self.text_image_match, self._text_image(images, texts, image_index, text_index, 0).first)
 
     def match_image_text(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the image-text encoder's match head alone."""
+        """Logits (N, 2) of the image-text encoder's match head alone; where a decoder ranks, those of its log-odds."""
+        if self.likelihood is not None:
+            return self.match_text_image(images, texts, image_index, text_index)
         states = self.image_to_cross(images.states)
         pairs = self.image_text_encoder(states, images.mask, texts.states, texts.mask, image_index, text_index)
         return self._head(self.image_text_match, pairs.first)
@@ -193,6 +203,16 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
             self._head(self.text_image_match, text_image.first).transpose(0, 1),
             self._head(self.image_text_match, image_text.first),
         )
+
+    @staticmethod
+    def _likelihood_logits(
+        likelihood: TextLikelihood, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
+    ) -> Tensor:
+        ids_BT, prior_B = texts.states[..., 0].long(), texts.states[:, 0, 1]
+        mask_BT = torch.ones_like(ids_BT) if texts.mask is None else texts.mask
+        log_p_N = likelihood.pairs(ids_BT, mask_BT, images.states, image_index, text_index)
+        log_odds_N = log_p_N - prior_B[text_index]
+        return torch.stack([torch.zeros_like(log_odds_N), log_odds_N], 1)
 
     @staticmethod
     def _head(head: nn.Linear, first_NW: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from ccmb.core.options import Flag, Options
 
 SplitOption = Annotated[str, Flag("Which split of the pairs to score; with --classes, its folder.")]
 _DEPTH = Flag(
-    "Candidates of the first stage that the second one ranks; by default 128, with --classes none.",
+    "Candidates of the first stage that the second one ranks; by default as many as the model asks for, else 128; with "
+    "--classes none.",
     min=1,
     forms=("--rerank-k", "--depth"),
     show_default=False,
 )
-DepthOption = Annotated[int, _DEPTH]
-ClassDepthOption = Annotated[int | None, _DEPTH]
+DepthOption = Annotated[int | None, _DEPTH]
 RankingRuleOption = Annotated[
     RankingRule | None, Flag("Score the second stage by this rule instead of the model's own.")
 ]

@@ -112,6 +112,12 @@ class ModelRecipe(ConfigBase):
         description="the cross encoders read the towers' states with mean 0 and deviation 1 in each feature, as the "
         "first batch has them; from pre-trained towers they may learn nothing otherwise",
     )
+    decoder_layers: int = Field(
+        2,
+        gt=0,
+        description="layers of the decoder that objectives.lm trains and that ranks by likelihood; for networks "
+        "without cross encoders",
+    )
     image_size: int | None = Field(
         None,
         gt=2,
@@ -126,6 +132,10 @@ class ModelRecipe(ConfigBase):
         "where it has fewer",
     )
     ranking_rule: RankingRule = Field("sum", description="how the second stage scores; sum is the paper's")
+    match_weight: float = Field(1.0, gt=0, description="factor of the match heads' log-odds in the rule log_odds")
+    rerank_k: int | None = Field(
+        None, gt=0, description="candidates that the model's second stage ranks unless a command says otherwise"
+    )
     freeze_image_tower: bool = Field(
         False, description="train all but the image tower; its teacher is then the tower itself"
     )

@@ -105,6 +105,12 @@ class DataRecipe(ConfigBase):
         description="of a folder: fill batches with groups of samples that the towers, as they are at the start, find "
         "alike; such as {group: 8, neighbors: 24}, or on",
     )
+    texts_per_image: int = Field(
+        1,
+        gt=0,
+        description="of a folder: texts that each image of a batch comes with, as rows of the batch; the image is "
+        "augmented alike for all of them",
+    )
     num_workers: int = Field(
         1, ge=0, description="processes that read and augment ahead; 0 reads in the training process"
     )

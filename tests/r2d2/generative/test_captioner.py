@@ -14,7 +14,7 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.objectives.captioning import Captioning, CaptioningOptions, captioning_loss
 from ccmb.objectives.config import Objectives, Ranking
 from ccmb.objectives.pretraining import PreTraining
-from ccmb.r2d2.generative.caption_decoder import CaptionState, TextLayer
+from ccmb.r2d2.decoders.caption_decoder import CaptionState, TextLayer
 from ccmb.r2d2.generative.captioner import CONFIG, WEIGHTS, R2D2Captioner, load_captioner
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.captioning.decoding import Decoding, Vocabulary, decode_captions

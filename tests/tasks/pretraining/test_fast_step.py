@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
 from ccmb.core.config.recipe_files import find_recipe, load_recipe
-from ccmb.objectives import masked_language
+from ccmb.objectives import language_modeling
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.distillation import EmaTeacher
-from ccmb.objectives.masked_language import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
+from ccmb.objectives.language_modeling import MaskedText, enough_places, list_positions, mask_tokens, mlm_loss
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.backbones import BERTS_KIND, new_text_tower, ready_mask
 from ccmb.r2d2.compile import compile_blocks
@@ -68,7 +68,7 @@ def test_there_are_places_for_all_masked_tokens_but_not_for_all_tokens() -> None
 def in_fixed_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks and text masks as on a GPU, also on the CPU."""
     plain = list_positions
-    monkeypatch.setattr(masked_language, "list_positions", lambda positions, _: plain(positions, positions.numel()))
+    monkeypatch.setattr(language_modeling, "list_positions", lambda positions, _: plain(positions, positions.numel()))
 
     monkeypatch.setattr(two_towers, "mask_for", lambda tower, mask: ready_mask(mask))
 
@@ -124,7 +124,7 @@ def test_a_place_left_over_counts_for_nothing() -> None:
     batch = tiny_batch(2)
     masked = mask_tokens(batch.input_ids, batch.maskable, MASK_ID, 100, probability=0.4, generator=seeded())
     index, taken = list_positions(masked.positions, masked.positions.numel() - 1)
-    labels = batch.input_ids.flatten()[index].masked_fill(~taken, masked_language.IGNORED)
+    labels = batch.input_ids.flatten()[index].masked_fill(~taken, language_modeling.IGNORED)
     longer = MaskedText(masked.input_ids, masked.positions, index, labels)
     logits = torch.randn(*batch.input_ids.shape, 100, generator=seeded())
     assert_same(mlm_loss(longer.pick(logits), longer.labels), mlm_loss(logits[masked.positions], masked.labels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.report.charts import Point, Range, line_chart
 from ccmb.report.markup import both, escape, format_number, paragraph, section, table
 
@@ -30,7 +30,7 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
     smooth = max(1, len(metrics) // 16)
     panels = [
         _panel(metrics, key, title=name, label=name, x=x, off=name in off, smooth=smooth)
-        for key, name in PAPER_NAMES.items()
+        for key, name in OBJECTIVE_NAMES.items()
     ]
     # The sum and the speed jump where an objective joins, which a moving mean would blur.
     panels += [_panel(metrics, key, both(*label), label[1], x) for key, label in FURTHER.items()]
@@ -46,7 +46,7 @@ def curves_section(metrics: Sequence[dict[str, float]], off: Sequence[str], step
 def objectives_section(on: Sequence[str], off: Sequence[str], metrics: Sequence[dict[str, float]]) -> str:
     """The state of the paper's five objectives: on (and since which step) or off."""
     rows = []
-    for key, name in PAPER_NAMES.items():
+    for key, name in OBJECTIVE_NAMES.items():
         if name in off:
             state = f'<span class="state off">{both("关闭", "off")}</span>'
         elif name in on:

@@ -25,6 +25,7 @@ LAYER_KEYS = {
     "text_image_match.": "match_heads",
     "image_text_match.": "match_heads",
     "image_to_cross.": "match_heads",
+    "likelihood.": "decoder_layers",
 }
 
 
@@ -106,7 +107,7 @@ def _config_value(name: str, config: Mapping[str, Any]) -> str:
     key = next((key for prefix, key in LAYER_KEYS.items() if name.startswith(prefix)), None)
     if key == "cross_layers" and config.get("cross_layers") and not config.get("match_heads"):
         key = "match_heads"  # without which there is no such encoder at all
-    if key is None or (key.endswith("layers") and ".layer" not in name):
+    if key is None or (key.endswith("layers") and not re.search(r"[._]layers?\.", name)):
         return ""
     value: Any = config
     for part in key.split("."):

@@ -9,7 +9,7 @@ unchanged beside it, so that its match score can choose among several captions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,35 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json, write_json
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.decoders.caption_decoder import CaptionDecoder, KeysValues, bert_parts
 from ccmb.r2d2.folders.weights import check_finite
-from ccmb.r2d2.generative.caption_decoder import CaptionDecoder, CaptionerConfig, KeysValues, bert_parts
 from ccmb.r2d2.loading import load_model, model_folder
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
 CONFIG, WEIGHTS = "captioner.json", "captioner.safetensors"  # beside the R2D2's own files
 PREFIX = "decoder."
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerConfig:
+    """The shape of a decoder beside that of its R2D2.
+
+    Attributes:
+        text_layers: number of the text tower's layers that the decoder copies and makes causal.
+        start_id, end_id: tokens that start and end a caption.
+        never_ids: the other special tokens, which no caption contains.
+        cross_layers: number of layers that read the image; the first copy the text-image cross encoder's. None: as many
+            as that has.
+        standardize_states: whether the image's states are standardised before the decoder reads them.
+    """
+
+    text_layers: int
+    start_id: int
+    end_id: int
+    never_ids: tuple[int, ...] = ()
+    cross_layers: int | None = None
+    standardize_states: bool = False
 
 
 class R2D2Captioner(R2D2Model):
@@ -37,7 +58,12 @@ class R2D2Captioner(R2D2Model):
     def __init__(self, config: R2D2Config, shape: CaptionerConfig) -> None:
         super().__init__(config)
         self.shape = shape
-        self.decoder = CaptionDecoder(config, shape)
+        self.decoder = CaptionDecoder(
+            config,
+            shape.text_layers,
+            config.cross_layers if shape.cross_layers is None else shape.cross_layers,
+            standardize_states=shape.standardize_states,
+        )
 
     @classmethod
     def from_r2d2(

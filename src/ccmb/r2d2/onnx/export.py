@@ -36,7 +36,7 @@ def export_model(name: str | Path, out: Path, precision: ExportPrecision = "int8
         raise UsageError(f"{out}: exists and is no export; name a new folder")
     network, processor = load_model(folder)
     with sole_use(out, "is exporting into it"), atomic_files(out) as fresh:
-        parts, files = graphs(network.can_rank), {}
+        parts, files = graphs(network.config), {}
         with progress("export", len(parts), "parts") as advance:
             for graph in parts:
                 write_graph(network, graph, fresh / graph.file, precision)

@@ -1,4 +1,4 @@
-"""The four graphs of an export: both towers and both cross encoders with their match heads, as ONNX files.
+"""The graphs of an export: both towers, and both cross encoders with their match heads or a decoder, as ONNX files.
 
 Shapes: B items, I images of S tokens of width C, U texts of T tokens of width W, N pairs, P texts an image. Only the
 widths, S and the size of an image are fixed; the others may differ from call to call.
@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from ccmb.core.choices import ExportPrecision
 from ccmb.core.errors import CcmbError, one_line
+from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import CrossLayer
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 PRODUCTS = ("MatMul", "Gemm")
 OPSET = 18
@@ -106,6 +108,22 @@ class ImageText(nn.Module):
         return self.head(last.attend_other(states, *_picked(last, text_states, text_index), mask)[:, 0])
 
 
+class Likelihood(nn.Module):
+    """The decoder that ranks, on N pairs picked by index."""
+
+    def __init__(self, model: R2D2Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, image_states: Tensor, image_index: Tensor, text_states: Tensor, text_mask: Tensor, text_index: Tensor
+    ) -> Tensor:
+        """Logits (N, 2)."""
+        images = TowerOutput(image_states[:, 0], image_states)
+        texts = TowerOutput(text_states[:, 0], text_states, text_mask)
+        return self.model.match_text_image(images, texts, image_index, text_index)
+
+
 def _picked(layer: CrossLayer, text_states: Tensor, text_index: Tensor) -> tuple[Tensor, Tensor]:
     keys, values = layer.crossattention.keys_values(text_states)
     return keys.index_select(0, text_index), values.index_select(0, text_index)
@@ -146,11 +164,14 @@ IMAGE_TEXT = Graph(
     ("logits",),
     ImageText,
 )
+LIKELIHOOD = Graph("likelihood", IMAGE_TEXT.inputs, ("logits",), Likelihood)
 
 
-def graphs(can_rank: bool) -> tuple[Graph, ...]:
-    """The parts of a network with cross encoders, or of one without."""
-    return (IMAGE_TOWER, TEXT_TOWER) + ((TEXT_IMAGE, IMAGE_TEXT) if can_rank else ())
+def graphs(config: R2D2Config) -> tuple[Graph, ...]:
+    """The parts of a network: its towers, and its second stage if it has one."""
+    if config.decoder_layers:
+        return IMAGE_TOWER, TEXT_TOWER, LIKELIHOOD
+    return (IMAGE_TOWER, TEXT_TOWER) + ((TEXT_IMAGE, IMAGE_TEXT) if config.match_heads else ())
 
 
 def write_graph(model: R2D2Model, graph: Graph, path: Path, precision: ExportPrecision) -> None:
@@ -195,7 +216,10 @@ def example_inputs(model: R2D2Model, graph: Graph) -> tuple[Tensor, ...]:
         return ids, mask
     with torch.inference_mode():
         images = model.encode_image(pixels).states
-    images, texts = images.clone(), torch.randn(3, 5, config.text_config.hidden_size, generator=generator)
+        texts = model.encode_text(ids, mask).states
+    images, texts = images.clone(), texts.clone()
+    if graph is not LIKELIHOOD:
+        texts = torch.randn(3, 5, config.text_config.hidden_size, generator=generator)
     if graph is TEXT_IMAGE:
         return images, texts, mask, torch.tensor([[0, 1, 2, 1], [1, 2, 0, 0]])
     return images, torch.tensor([0, 0, 1, 1]), texts, mask, torch.tensor([0, 1, 2, 1])

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ccmb.core.errors import CcmbError, one_line
 from ccmb.r2d2.configuration import R2D2Config
+from ccmb.r2d2.decoders.likelihood import CHUNK
 from ccmb.r2d2.folders.export_manifest import ExportRecord, needs_runtime
 from ccmb.r2d2.loading import check_processor, read_r2d2_config
 from ccmb.r2d2.onnx.bucketing import CALL_TOKENS, cut
-from ccmb.r2d2.onnx.graphs import IMAGE_TEXT, IMAGE_TOWER, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
+from ccmb.r2d2.onnx.graphs import IMAGE_TEXT, IMAGE_TOWER, LIKELIHOOD, TEXT_IMAGE, TEXT_TOWER, Graph, graphs
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
@@ -52,7 +53,7 @@ class ExportedR2D2(nn.Module):
     @property
     def can_rank(self) -> bool:
         """Whether there is a second stage (R2D2) or not (PRD2)."""
-        return self.config.match_heads
+        return self.config.match_heads or self.config.decoder_layers > 0
 
     @property
     def cross_dtype(self) -> torch.dtype:
@@ -66,7 +67,7 @@ class ExportedR2D2(nn.Module):
             ValueError: the network can only pre-rank (PRD2).
         """
         if not self.can_rank:
-            raise ValueError("this network has no match heads (PRD2): it can pre-rank but not rank")
+            raise ValueError("this network has no second stage (PRD2): it can pre-rank but not rank")
 
     def encode_image(self, pixel_values: Tensor) -> TowerOutput:
         """Encode normalised images (B, 3, S, S)."""
@@ -82,8 +83,15 @@ class ExportedR2D2(nn.Module):
     def match_text_image(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the text-image encoder's match head."""
+        """Logits (N, 2) of the text-image encoder's match head, or of the decoder."""
         logits_N2 = torch.empty(len(text_index), 2)
+        if LIKELIHOOD in self._parts:
+            for part in torch.arange(len(text_index)).split(CHUNK):
+                used, text_P = text_index[part].unique(return_inverse=True)
+                shown, image_P = image_index[part].unique(return_inverse=True)
+                inputs = images.states[shown], image_P, texts.states[used], _mask(texts)[used], text_P
+                (logits_N2[part],) = self._parts[LIKELIHOOD](*inputs)
+            return logits_N2
         length_N = _lengths(texts)[text_index]
         for part in _parts(image_index, length_N, images.states.shape[1]):
             used, text_P = text_index[part].unique(return_inverse=True)
@@ -102,7 +110,9 @@ class ExportedR2D2(nn.Module):
     def match_image_text(
         self, images: TowerOutput, texts: TowerOutput, image_index: Tensor, text_index: Tensor
     ) -> Tensor:
-        """Logits (N, 2) of the image-text encoder's match head."""
+        """Logits (N, 2) of the image-text encoder's match head, or of the decoder."""
+        if LIKELIHOOD in self._parts:
+            return self.match_text_image(images, texts, image_index, text_index)
         (logits_N2,) = self._parts[IMAGE_TEXT](images.states, image_index, texts.states, _mask(texts), text_index)
         return logits_N2
 
@@ -145,7 +155,7 @@ def load_exported(folder: Path) -> tuple[ExportedR2D2, R2D2Processor]:
     record, processor = ExportRecord.read(folder), R2D2Processor.from_pretrained(folder)
     config = read_r2d2_config(folder)
     check_processor(folder, config, processor)
-    parts = {graph: _runner(folder, record, graph) for graph in graphs(config.match_heads)}
+    parts = {graph: _runner(folder, record, graph) for graph in graphs(config)}
     model = ExportedR2D2(config, record, parts)
     _try_out(folder, model, processor)
     return model, processor

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ccmb.core.aligning import aligned
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 
 Values = Mapping[str, Any]
 METRIC = "mean_recall"
@@ -69,7 +69,7 @@ def change(metric: Values | None) -> str:
 
 def objectives_in_words(entry: Values) -> str:
     """The objectives of a rung as the paper writes them."""
-    return " + ".join(PAPER_NAMES[name] for name in entry["objectives"])
+    return " + ".join(OBJECTIVE_NAMES[name] for name in entry["objectives"])
 
 
 def _row(entry: Values, rung: Values | None) -> list[str]:

@@ -129,7 +129,9 @@ class CaptioningFinetuner(PairFinetuner[R2D2Captioner]):
     ) -> tuple[Trained, FrozenStates]:
         assert isinstance(task, CaptioningTask)
         reads_texts = task.captioning.pretraining is not None
-        return task.captioning, FrozenStates(samples, images, recipe, tokens=True, texts=reads_texts)
+        return task.captioning, FrozenStates(
+            samples, images, recipe, tokens=frozenset({"image", "text"}), texts=reads_texts
+        )
 
     def validate(
         self, model: R2D2Captioner, processor: R2D2Processor, held_out: RetrievalSet, recipe: FinetuneRecipe

@@ -21,7 +21,7 @@ from ccmb.core.errors import UsageError
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import RankOptions
 from ccmb.inference.user_images import check_any_read, read_pixels
-from ccmb.r2d2.generative.caption_decoder import CaptionState
+from ccmb.r2d2.decoders.caption_decoder import CaptionState
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput

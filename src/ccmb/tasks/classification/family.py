@@ -10,7 +10,7 @@ from ccmb.core.errors import UsageError
 from ccmb.core.options import Flag, Options
 from ccmb.tasks.classification.table import classification_table
 from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
-from ccmb.tasks.options import ClassDepthOption, RankingRuleOption, SplitOption
+from ccmb.tasks.options import DepthOption, RankingRuleOption, SplitOption
 
 if TYPE_CHECKING:
     from ccmb.inference.interface import TwoStageModel
@@ -33,7 +33,7 @@ class ClassificationEvalOptions(Options):
     ] = None
     templates: TemplatesOption = "all"
     split: SplitOption = "test"
-    depth: ClassDepthOption = None
+    depth: DepthOption = None
     ranking_rule: RankingRuleOption = None
 
 

@@ -57,11 +57,12 @@ def workloads(network: TwoStageModel, image_count: int = 8, texts: int = 32, dep
     if not network.can_rank:
         return work
     with inference(network):
-        tokens = network.encode_image(pixels[:1]).states.shape[1]
+        tokens, text = network.encode_image(pixels[:1]).states.shape[1], network.encode_text(ids[:1], mask[:1])
     states = torch.randn(depth, tokens, config.image_width, generator=generator)
     images = TowerOutput(states[:, 0], states)
-    states = torch.randn(1, TOKENS, config.text_config.hidden_size, generator=generator)
-    text, pairs = TowerOutput(states[:, 0], states, mask[:1]), (torch.arange(depth), torch.zeros(depth).long())
+    pairs = torch.arange(depth), torch.zeros(depth).long()
+    if config.decoder_layers:
+        return [*work, Workload("decoder", "pairs", depth, lambda model: rank_pairs(model, images, text, *pairs))]
     return [
         *work,
         Workload(

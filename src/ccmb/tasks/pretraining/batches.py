@@ -72,11 +72,12 @@ class PairReader:
         training: TrainingRecipe,
         stored: Stored | None = None,
     ) -> None:
-        if len(samples) < training.batch_size:
+        if len(samples) < training.batch_size // data.texts_per_image:
             where = data.name if data.shards else data_folder(str(data.folder)) / ("" if data.dataset else data.pairs)
             raise CcmbError(f"{where}: {len(samples)} images do not fill training.batch_size={training.batch_size}")
         self.samples, self.images, self.data, self.training, self.stored = samples, images, data, training, stored
-        rows, batch = world().rows(training.batch_size // world().size), training.batch_size
+        batch = training.batch_size // data.texts_per_image  # samples
+        rows = world().rows(batch // world().size)
         self.plan: BatchPlan | MinedPlan
         if data.mining is not None:
             self.plan = MinedPlan(len(samples), batch, data.mining.group, training.seed, rows)
@@ -85,7 +86,8 @@ class PairReader:
 
     def load(self, processor: R2D2Processor, start: int, stop: int) -> Loaded:
         """The batches of the steps from one to the one before another; see `LoadBatches`."""
-        return self._read(processor, self.plan, start, stop, _field_plan(self.data, self.training))
+        field_of, texts = _field_plan(self.data, self.training), self.data.texts_per_image
+        return self._read(processor, self.plan, start, stop, field_of=field_of, texts=texts)
 
     def each(self, processor: R2D2Processor, times: int, batch: int) -> Loaded:
         """Every sample so many times, each time with another text and view."""
@@ -93,7 +95,14 @@ class PairReader:
         return self._read(processor, plan, 0, plan.steps)
 
     def _read(
-        self, processor: R2D2Processor, plan: Plan, start: int, stop: int, field_of: FieldPlan | None = None
+        self,
+        processor: R2D2Processor,
+        plan: Plan,
+        start: int,
+        stop: int,
+        *,
+        field_of: FieldPlan | None = None,
+        texts: int = 1,
     ) -> Loaded:
         return training_batches(
             self._dataset(processor),
@@ -103,6 +112,7 @@ class PairReader:
             collate=self._collate(processor),
             workers=self.data.num_workers,
             field_of=field_of,
+            texts=texts,
         )
 
     def _dataset(self, processor: R2D2Processor) -> TrainingSet:
@@ -113,6 +123,7 @@ class PairReader:
             augmentation=self.data.augmentation,
             seed=self.training.seed,
             weights=self.data.field_weights,
+            alike=self.data.texts_per_image > 1,
             stored=None if self.stored is None else self.stored.images,
         )
 

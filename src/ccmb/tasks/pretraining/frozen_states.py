@@ -19,6 +19,7 @@ from ccmb.data.sample import Sample
 from ccmb.data.states.cache_folder import STATES, CacheFolder, user_cache
 from ccmb.data.states.images import StoredImages
 from ccmb.data.states.store import StateStore
+from ccmb.objectives.config import Side
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.stillness import Frozen, frozen_depth
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
@@ -54,7 +55,8 @@ class FrozenStates:
     """The stored states of a run: what its batches hold in place of what frozen towers would compute.
 
     Args:
-        tokens: whether token states are stored even if the recipe's objectives read none, since another loss does.
+        tokens: sides whose token states are stored even if the recipe's objectives do not read them, since another loss
+            does.
         texts: whether texts are encoded at all.
 
     Attributes:
@@ -68,11 +70,11 @@ class FrozenStates:
         samples: list[Sample],
         images: ImageSource,
         recipe: PretrainRecipe,
-        tokens: bool = False,
+        tokens: frozenset[Side] = frozenset(),
         texts: bool = True,
     ) -> None:
         self.samples, self.source, self.recipe, self.texts = samples, images, recipe, texts
-        self.tokens = tokens or recipe.objectives.reads_tokens()
+        self.tokens = tokens | recipe.objectives.reads_tokens()
         self.image_rows: int | None = None
         self.images: StoredImages | None = None
         self.image_store: StateStore | None = None
@@ -108,7 +110,13 @@ class FrozenStates:
             if setting is True or draws > count:
                 depth = frozen_depth(model.image_tower)
                 of_images = ImagePass(
-                    trained, processor, self.recipe, self.samples, self.source, depth=depth, tokens=self.tokens
+                    trained,
+                    processor,
+                    self.recipe,
+                    self.samples,
+                    self.source,
+                    depth=depth,
+                    tokens="image" in self.tokens,
                 )
                 self.image_store = self._stored("image", of_images, depth)
                 self.images = of_images.names if self.image_store is not None else None
@@ -116,7 +124,7 @@ class FrozenStates:
             texts = {text for sample in self.samples for text in sample.texts}
             if setting is True or draws > len(texts):
                 depth = frozen_depth(model.text_tower)
-                of_texts = TextPass(trained, processor, self.recipe, texts, depth=depth, tokens=self.tokens)
+                of_texts = TextPass(trained, processor, self.recipe, texts, depth=depth, tokens="text" in self.tokens)
                 self.text_store = self._stored("text", of_texts, depth)
 
     def _stored(self, name: str, states: StatesPass, depth: Frozen | None) -> StateStore | None:

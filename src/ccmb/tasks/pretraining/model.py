@@ -20,6 +20,7 @@ from ccmb.r2d2.folders.weight_sources import carried_on, with_licenses
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.presets import preset
+from ccmb.r2d2.pretrained.second_stage import add_decoder, with_cross_encoders
 from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize
@@ -39,9 +40,10 @@ NO_FIELDS = {
     "image_size",
     "lora",
     "licenses",
+    "decoder_layers",
 }
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
-CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "temperature_min")
+CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "match_weight", "rerank_k", "temperature_min")
 SETTLED = (
     "embed_dim",
     "projection_hidden",
@@ -53,13 +55,14 @@ SETTLED = (
     "text_pooling",
     "text_prefix",
 )
+SECOND = ("cross_layers", "standardize_states")  # what of SETTLED towers alone do not settle: they get a new stage
 M = TypeVar("M", bound=R2D2Model)
 
 
 def build_model(
     shape: ModelRecipe, objectives: Objectives, samples: Iterable[Sample]
 ) -> tuple[R2D2Model, R2D2Processor]:
-    """The network and processor of a recipe.
+    """The network and processor of a recipe; what starts from towers alone gets the second stage that it asks for.
 
     Unless it starts from a whole R2D2, it has the heads of the objectives that are on, so that nothing in it stays
     untrained. Of such an R2D2 the recipe may give CHANGED otherwise; SETTLED must be as the weights have it.
@@ -68,6 +71,24 @@ def build_model(
         UsageError: the recipe's values are not the shape of a network, or its preset is unknown.
         CcmbError: what it starts from is not there or not whole; the message names it.
     """
+    model, processor = _without_decoder(shape, objectives, samples)
+    config = model.config
+    if shape.init_from and is_given(shape, "cross_layers") and shape.cross_layers and not config.cross_layers:
+        heads = {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
+        model = with_cross_encoders(
+            model, cross_layers=shape.cross_layers, standardize_states=shape.standardize_states, **heads
+        )
+    if objectives.lm.weight and not config.decoder_layers:
+        texts = (text for sample in samples for text in sample.texts)
+        add_decoder(model, processor, shape.decoder_layers, shape.standardize_states, texts)
+    elif config.decoder_layers and is_given(shape, "decoder_layers"):
+        _check_settled(shape, config, ("decoder_layers",))
+    return model, processor
+
+
+def _without_decoder(
+    shape: ModelRecipe, objectives: Objectives, samples: Iterable[Sample]
+) -> tuple[R2D2Model, R2D2Processor]:
     fields = shape.model_dump(exclude=NO_FIELDS)
     fields |= {"match_heads": objectives.fgr.weight > 0, "mlm_head": objectives.mlm.weight > 0}
     fields["train_batch_norm"] = trains_batch_norm(shape)
@@ -135,7 +156,8 @@ def load_start(shape: ModelRecipe, load: Callable[..., tuple[M, R2D2Processor]])
     changes = {key: getattr(shape, key) for key in is_given(shape, *CHANGED)}
     changes["train_batch_norm"] = bool(shape.train_batch_norm)
     model, processor = load(str(shape.init_from), changes=changes)
-    _check_settled(shape, model.config, SETTLED)
+    has_second = model.config.cross_layers or model.config.decoder_layers
+    _check_settled(shape, model.config, SETTLED if has_second else [key for key in SETTLED if key not in SECOND])
     sources = carried_on(model.config.sources, str(shape.init_from))
     model.config.sources = with_licenses(sources, shape.licenses.model_dump())
     return model, processor

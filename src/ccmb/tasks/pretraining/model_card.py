@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.core.files import atomic_write, read_json_lines
 from ccmb.r2d2.folders.source_card import front_matter, section
 from ccmb.r2d2.folders.weight_sources import Source, public_name
@@ -123,13 +123,13 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
     training, objectives = recipe.training, recipe.objectives
     lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
     last = lines[-1] if lines else {}
-    losses = {PAPER_NAMES[name]: last[name] for name in objectives.on() if name in last}
+    losses = {OBJECTIVE_NAMES[name]: last[name] for name in objectives.on() if name in last}
     return {
         "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
         "started from": _origin(recipe.model, model.config.sources),
         "steps x batch": f"{training.steps:,} x {training.batch_size}",
-        "objectives": ", ".join(PAPER_NAMES[name] for name in objectives.on()),
-        "switched off": ", ".join(PAPER_NAMES[name] for name in objectives.off()) or "nothing",
+        "objectives": ", ".join(OBJECTIVE_NAMES[name] for name in objectives.on()),
+        "switched off": ", ".join(OBJECTIVE_NAMES[name] for name in objectives.off()) or "nothing",
         "last losses": ", ".join(f"{name} {value:.3f}" for name, value in losses.items()) or "-",
         "seed": training.seed,
         **({"weights": f"moving average of decay {ema:g}"} if (ema := training.model_ema_decay) else {}),

@@ -18,6 +18,7 @@ CROSS_PARTS = (
     "text_image_match",
     "image_text_match",
     "mlm_head",
+    "likelihood",
 )
 
 
@@ -45,8 +46,8 @@ def parameter_groups(model: R2D2Model, optimizer: OptimizerRecipe, start: float 
 
 
 def cross_start(objectives: Objectives) -> float:
-    """Share of the training after which the first objective that needs cross encoders or heads joins."""
-    ranking = [objective for objective in (objectives.fgr, objectives.mlm) if objective.weight]
+    """Share of the training after which the first objective that needs cross encoders, heads or a decoder joins."""
+    ranking = [objective for objective in (objectives.fgr, objectives.mlm, objectives.lm) if objective.weight]
     return min((objective.start_at for objective in ranking), default=0.0)
 
 

@@ -30,7 +30,7 @@ from ccmb.core.files import atomic_files, atomic_write, read_json_lines
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import read_seen
 from ccmb.data.shards.locate import find_shards
-from ccmb.objectives.config import check_objectives
+from ccmb.objectives.config import Side, check_objectives
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -106,7 +106,7 @@ def pretrain_in_stages(recipe: PretrainRecipe, out: Path, joined: World, one_run
     recipe, stages = _settled(recipe, out, joined)
     if joined.is_main and (out / "recipe.yaml").exists():
         prepare_run(recipe, out)
-    reads_tokens = any(stage.recipe.objectives.reads_tokens() for stage in stages)
+    reads_tokens = frozenset[Side]().union(*(stage.recipe.objectives.reads_tokens() for stage in stages))
     for stage, before in zip(stages, [None, *stages], strict=False):
         if not stage.is_finished:
             begin = partial(_begin, stage, recipe, out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ccmb.core.config.recipe_files import load_recipe, save_recipe
 from ccmb.core.errors import CcmbError, UsageError, did_you_mean
 from ccmb.data.sample import Sample
-from ccmb.objectives.config import Objectives
+from ccmb.objectives.config import Objectives, Side
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.pretraining.recipe import P, PretrainRecipe
@@ -27,25 +27,28 @@ class Surroundings:
         label: of its progress.
         begin: done by the first rank once the stage has a folder.
         on_line: done by the first rank with each line of its log.
-        reads_tokens: whether another stage reads token states, so that they are to be stored with the pooled ones.
+        reads_tokens: sides whose token states some stage reads, so that they are to be stored with the pooled ones.
     """
 
     label: str = "train"
     begin: Callable[[], None] = lambda: None
     on_line: Callable[[dict[str, float]], None] = lambda line: None
-    reads_tokens: bool = False
+    reads_tokens: frozenset[Side] = frozenset()
 
 
 ALONE = Surroundings()
 
 
 def check_batch(recipe: PretrainRecipe, joined: World) -> None:
-    """Check that the processes can share a batch.
+    """Check that the images of a batch have their texts, and that the processes can share it.
 
     Raises:
         UsageError: not evenly.
     """
-    batch = recipe.training.batch_size
+    batch, texts = recipe.training.batch_size, recipe.data.texts_per_image
+    if batch % (texts * joined.size) and texts > 1:
+        where = f" on {joined.size} processes" if joined.size > 1 else ""
+        raise UsageError(f"training.batch_size={batch} is no multiple of data.texts_per_image={texts}{where}")
     if batch % joined.size:
         raise UsageError(f"training.batch_size={batch} cannot be shared evenly by {joined.size} processes")
 

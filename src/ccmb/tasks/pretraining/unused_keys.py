@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.core.config.given_keys import Unused
 from ccmb.objectives.config import Objectives
 from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, is_chinese_clip
@@ -13,9 +13,15 @@ from ccmb.tasks.pretraining.model import CHANGED, SETTLED
 from ccmb.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, TrainingRecipe
 
 PARTS_OF_TASKS = ("matching", "captioning", "generation")
-
-
 STATES = "training.frozen_states", "training.frozen_states_gb"
+OF_SECOND_STAGE = (
+    "model.cross_dropout",
+    "model.standardize_states",
+    "model.ranking_rule",
+    "model.match_weight",
+    "model.rerank_k",
+    "optimizer.cross_lr",
+)
 
 
 class Trains(Protocol):
@@ -42,7 +48,7 @@ class Tunes(Trains, Protocol):
 def unused_in_pretraining(recipe: Trains) -> Iterator[Unused]:
     """Unused keys of any recipe that trains a network."""
     yield from _of_data(recipe.data)
-    yield from _of_network(recipe.model)
+    yield from _of_network(recipe.model, recipe.objectives)
     yield from _of_objectives(recipe.objectives)
     yield from _of_frozen_states(recipe)
     yield from _of_towers(recipe.model)
@@ -61,7 +67,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         yield Unused(STATES, f"the task {task} computes its towers each time", ("task",))
         objectives = tuple(
             f"objectives.{name}.{key}"
-            for name in PAPER_NAMES
+            for name in OBJECTIVE_NAMES
             for key in type(getattr(recipe.objectives, name)).model_fields
             if key != "weight" or getattr(recipe.objectives, name).weight
         )
@@ -97,7 +103,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
 def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
         keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start", "mining"))
-        yield Unused(keys, "of a folder, and data.shards is given", ("data.shards",))
+        yield Unused((*keys, "data.texts_per_image"), "of a folder, and data.shards is given", ("data.shards",))
         yield Unused(
             ("data.augmentation.num_views", *STATES), "of a folder, and data.shards is given", ("data.shards",)
         )
@@ -119,7 +125,7 @@ def _of_frozen_states(recipe: Trains) -> Iterator[Unused]:
         yield Unused(("data.augmentation.num_views",), "images are not augmented", ("data.augmentation",))
 
 
-def _of_network(model: ModelRecipe) -> Iterator[Unused]:
+def _of_network(model: ModelRecipe, objectives: Objectives) -> Iterator[Unused]:
     if model.init_from:
         shape = "model.preset", "model.vision", "model.text", "model.vocab_size"
         yield Unused(shape, "the model of model.init_from has its own", ("model.init_from",))
@@ -131,7 +137,7 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
         own = (
             (*FROM_CHINESE_CLIP, "licenses.model")
             if is_clip
-            else (*CHANGED, *SETTLED, "max_text_tokens", "image_size", "licenses")
+            else (*CHANGED, *SETTLED, "decoder_layers", "max_text_tokens", "image_size", "licenses")
         )
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.init_from",), obeyed=True)
     elif isinstance(model.vision, str):
@@ -151,9 +157,14 @@ def _of_network(model: ModelRecipe) -> Iterator[Unused]:
         keys = "model.projection_dropout", "model.projection_heads"
         yield Unused(keys, why, ("model.projection_hidden",))
     by_preset = model.preset is not None and not model.init_from
-    if str(model.preset).startswith("prd2") if by_preset else not model.cross_layers:
-        cross = "model.cross_dropout", "model.standardize_states", "model.ranking_rule", "optimizer.cross_lr"
-        yield Unused(cross, "the network has no cross encoders", ("model.cross_layers", "model.preset"))
+    is_prd2 = str(model.preset).startswith("prd2") if by_preset else not model.cross_layers
+    if is_prd2 and not objectives.lm.weight:
+        why, causes = "the network has no second stage", ("model.cross_layers", "model.preset", "objectives.lm.weight")
+        yield Unused(OF_SECOND_STAGE, why, causes)
+    if not objectives.lm.weight:
+        yield Unused(("model.decoder_layers",), "lm is off", ("objectives.lm.weight",))
+    if model.ranking_rule == "sum":
+        yield Unused(("model.match_weight",), "of the rule log_odds", ("model.ranking_rule",))
 
 
 def _of_towers(model: ModelRecipe) -> Iterator[Unused]:
@@ -166,7 +177,7 @@ def _of_towers(model: ModelRecipe) -> Iterator[Unused]:
 
 
 def _of_objectives(objectives: Objectives) -> Iterator[Unused]:
-    for name in PAPER_NAMES:
+    for name in OBJECTIVE_NAMES:
         objective = getattr(objectives, name)
         if objective.weight:
             continue

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ccmb.tasks.retrieval.evaluate import Pairs, Predictions
     from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
 
+DEPTH = 128  # candidates that the second stage ranks, as in the paper
 SECOND_STAGE = ("depth", "ranking_rule", "precision", "cascade")
 
 
@@ -24,7 +25,7 @@ SECOND_STAGE = ("depth", "ranking_rule", "precision", "cascade")
 class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     """What `ccmb evaluate` reads on own pairs and shards."""
 
-    depth: DepthOption = 128
+    depth: DepthOption = None
     limit_texts: Annotated[int | None, Flag("Use only the first N texts of each image.", min=1)] = None
     ranking_rule: RankingRuleOption = None
 
@@ -70,12 +71,12 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
     def predict(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
         from ccmb.tasks.retrieval.evaluate import predict
 
-        return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
+        return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options, loaded.model))
 
     def evaluate(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Report:
         from ccmb.tasks.retrieval.evaluate import evaluate
 
-        done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options))
+        done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options, loaded.model))
         return self.report(done.report, loaded.source, done.samples)
 
     def run(self, source: str, spec: str, options: RetrievalEvalOptions) -> Report:
@@ -92,12 +93,12 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
         return RetrievalFinetuner()
 
 
-def _how(options: RetrievalEvalOptions) -> dict[str, Any]:
+def _how(options: RetrievalEvalOptions, model: TwoStageModel) -> dict[str, Any]:
     """Arguments of `ccmb.tasks.retrieval.evaluate.evaluate`."""
     from ccmb.inference.stages import RankOptions
 
     return {
-        "depth": options.depth,
+        "depth": options.depth or model.config.rerank_k or DEPTH,
         "texts_per_image": options.limit_texts,
         "options": RankOptions(options.precision, options.cascade, options.ranking_rule),
         "convention": options.convention,

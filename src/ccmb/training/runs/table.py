@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ccmb.core.aligning import aligned
-from ccmb.core.choices import PAPER_NAMES
+from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.training.runs.run_folder import Run
 
 # In the order in which they are drawn; metrics that are not named here follow.
 LABELS: dict[str, tuple[str, str]] = {
     "loss": ("总损失", "weighted sum"),
-    **{name: (written, written) for name, written in PAPER_NAMES.items()},
+    **{name: (written, written) for name, written in OBJECTIVE_NAMES.items()},
     "val_mean_recall": ("验证集平均召回", "mean recall of validation"),
     "val_mean_recall_pre_ranking": ("验证集平均召回（粗排）", "mean recall of validation, pre-ranking"),
     "val_text_to_image_R@1": ("验证集文搜图 R@1", "R@1 of validation, text to image"),
@@ -43,7 +43,7 @@ def summary(run: Run) -> dict[str, Any]:
         "run": run.name,
         "step": run.step,
         "steps": run.steps,
-        "losses": {name: last[name] for name in ("loss", *PAPER_NAMES) if name in last},
+        "losses": {name: last[name] for name in ("loss", *OBJECTIVE_NAMES) if name in last},
         "samples_per_second": rates[len(rates) // 2] if rates else None,
         "hours": None if run.hours is None else round(run.hours, 3),
     }
@@ -52,7 +52,7 @@ def summary(run: Run) -> dict[str, Any]:
 def runs_table(runs: Sequence[Run]) -> str:
     """The runs as lines of text."""
     summaries = [summary(run) for run in runs]
-    losses = [name for name in ("loss", *PAPER_NAMES) if any(name in run["losses"] for run in summaries)]
+    losses = [name for name in ("loss", *OBJECTIVE_NAMES) if any(name in run["losses"] for run in summaries)]
     head = ["run", "step", *losses, "samples/s", "hours"]
     rows = []
     for run in summaries:

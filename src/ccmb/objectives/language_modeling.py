@@ -1,7 +1,12 @@
-"""MLM, masked language modelling: predict masked words from the remaining text and from the image.
+"""Words predicted from the image and the rest of the text: MLM, and LM.
 
-In enhanced training the one forward pass of the masked text serves MLM and FGR.
-Shapes: B texts of T tokens of this process, M masked positions, V words.
+MLM hides some words. In enhanced training the one forward pass of the masked text serves MLM and FGR.
+
+LM predicts each word from those before it. With the image it is CoCa's captioning loss (Yu et al. 2022, arXiv
+2205.01917); the share without learns the prior that the likelihood is compared with, see
+`ccmb.r2d2.decoders.likelihood`. The paper has no such objective.
+
+Shapes: B texts of T tokens of this process, M masked positions, V words, S image tokens of width C.
 """
 
 from __future__ import annotations
@@ -14,6 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
+from ccmb.objectives.batch import Batch
+from ccmb.objectives.gradient_cache import in_chunks
+from ccmb.r2d2.decoders.likelihood import TextLikelihood
+from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.training.distributed import global_mean, rank_slice_of
 
 IGNORED = -100  # the label of a slot that holds no masked token
@@ -101,3 +110,43 @@ def mlm_loss(logits_MV: Tensor, labels_M: Tensor) -> Tensor:
     """
     summed = F.cross_entropy(at_least_float32(logits_MV), labels_M, ignore_index=IGNORED, reduction="sum")
     return global_mean(summed, (labels_M != IGNORED).sum().float())
+
+
+def lm_loss(
+    likelihood: TextLikelihood,
+    batch: Batch,
+    images: TowerOutput,
+    *,
+    without_image: float,
+    generator: torch.Generator | None,
+    chunk: int | None,
+) -> Tensor:
+    """LM: the mean cross-entropy (scalar) of the tokens of the global batch.
+
+    Args:
+        images: of the batch's rows.
+        without_image: share of the texts that are predicted without their images, drawn by `generator`.
+        chunk: texts at a time, see `in_chunks`.
+    """
+    ids_BT, mask_BT, states_BSC = batch.input_ids, batch.attention_mask, images.states
+    count, device = len(ids_BT), ids_BT.device
+    draw_B = rank_slice_of(lambda size: torch.rand(size, generator=generator, device=device), count)
+    blind_B, first_B = draw_B < without_image, first_rows(batch.image_ids, states_BSC)
+
+    def log_likelihood(rows: slice) -> Tensor:
+        shown, index = first_B[rows].unique(return_inverse=True)
+        index = index.masked_fill(blind_B[rows], len(shown))
+        return likelihood(ids_BT[rows], mask_BT[rows], states_BSC.index_select(0, shown), index)
+
+    log_p_B = torch.cat(in_chunks(log_likelihood, count, chunk))
+    targets = mask_BT.sum() - count * (1 + likelihood.skipped)
+    return -global_mean(log_p_B.sum(), targets.to(log_p_B.dtype))
+
+
+def first_rows(image_ids_B: Tensor, states_BSC: Tensor) -> Tensor:
+    """(B,) the first row with the same image and the same states as each: its keys and values serve all of them."""
+    _, number_B = image_ids_B.unique(return_inverse=True)
+    rows_B = torch.arange(len(number_B), device=number_B.device)
+    first_B = torch.full_like(rows_B, len(rows_B)).scatter_reduce(0, number_B, rows_B, "amin")[number_B]
+    same_B = (states_BSC == states_BSC.index_select(0, first_B)).flatten(1).all(1)  # not so where it was varied anew
+    return torch.where(same_B, first_B, rows_B)

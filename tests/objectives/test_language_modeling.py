@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccmb.objectives.masked_language import mask_tokens, mlm_loss
+from ccmb.objectives.language_modeling import mask_tokens, mlm_loss
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.tiny import TEXTS, tiny_processor
 

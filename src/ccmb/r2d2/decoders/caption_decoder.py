@@ -7,7 +7,6 @@ W width, H heads of width D.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,31 +16,10 @@ from ccmb.core.errors import UsageError, one_line
 from ccmb.core.floats import at_least_float32
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.cross_encoder import AttentionBlock, CrossEncoder, CrossLayer, Intermediate, ResidualOutput
-from ccmb.r2d2.modeling import MaskedLanguageHead, R2D2Model
+from ccmb.r2d2.decoders.word_head import MaskedLanguageHead
 from ccmb.r2d2.projection import Standardize
 
 KeysValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionerConfig:
-    """The shape of a decoder beside that of its R2D2.
-
-    Attributes:
-        text_layers: number of the text tower's layers that the decoder copies and makes causal.
-        start_id, end_id: tokens that start and end a caption.
-        never_ids: the other special tokens, which no caption contains.
-        cross_layers: number of layers that read the image; the first copy the text-image cross encoder's. None: as many
-            as that has.
-        standardize_states: whether the image's states are standardised before the decoder reads them.
-    """
-
-    text_layers: int
-    start_id: int
-    end_id: int
-    never_ids: tuple[int, ...] = ()
-    cross_layers: int | None = None
-    standardize_states: bool = False
 
 
 class TextLayer(nn.Module):
@@ -58,34 +36,52 @@ class TextLayer(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Token embeddings, causal layers and the head that predicts the next token."""
+    """Token embeddings, causal layers and the head that predicts the next token.
 
-    def __init__(self, config: R2D2Config, shape: CaptionerConfig) -> None:
+    Args:
+        text_layers: number of the text tower's layers that it copies and makes causal.
+        cross_layers: number of layers above them that read the image.
+        standardize_states: whether it standardises the image's states before it reads them.
+        vocab_size: tokens that it knows; by default the text tower's.
+        dropout: of what goes into the layers and of those of the text tower; by default the text tower's.
+    """
+
+    def __init__(
+        self,
+        config: R2D2Config,
+        text_layers: int,
+        cross_layers: int,
+        *,
+        standardize_states: bool = False,
+        vocab_size: int | None = None,
+        dropout: float | None = None,
+    ) -> None:
         super().__init__()
         text, width = config.text_config, config.text_config.hidden_size
-        dropout, eps = text.hidden_dropout_prob, text.layer_norm_eps
-        self.word_embeddings = nn.Embedding(text.vocab_size, width)
+        vocab_size = text.vocab_size if vocab_size is None else vocab_size
+        dropout = getattr(text, "hidden_dropout_prob", 0.0) if dropout is None else dropout
+        eps = getattr(text, "layer_norm_eps", 1e-12)  # not all text towers are BERT's kind
+        self.word_embeddings = nn.Embedding(vocab_size, width)
         self.position_embeddings = nn.Embedding(config.max_text_tokens, width)
         self.LayerNorm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.text_layers = nn.ModuleList(
-            TextLayer(width, text.num_attention_heads, text.intermediate_size, dropout, eps)
-            for _ in range(shape.text_layers)
+            TextLayer(width, text.num_attention_heads, text.intermediate_size, dropout, eps) for _ in range(text_layers)
         )
         context = config.image_width
         self.cross_layers = CrossEncoder(
-            layers=config.cross_layers if shape.cross_layers is None else shape.cross_layers,
+            layers=cross_layers,
             width=width,
             heads=config.cross_heads,
             ffn=config.cross_ffn,
             context_width=context,
             dropout=config.cross_dropout,
         ).layer
-        self.head = MaskedLanguageHead(width, text.vocab_size)
-        self.standardize = Standardize(context) if shape.standardize_states else None
+        self.head = MaskedLanguageHead(width, vocab_size)
+        self.standardize = Standardize(context) if standardize_states else None
 
     @torch.no_grad()
-    def begin(self, model: R2D2Model) -> None:
+    def begin(self, model: Any) -> None:
         """Copy an R2D2's weights; what it lacks, such as a masked-language head, stays as it is in the decoder.
 
         Raises:
@@ -146,9 +142,9 @@ class CaptionDecoder(nn.Module):
                 states = layer.feed_forward(states)
             else:  # all captions of an image ask its tokens together, which are held once
                 image_keys, image_values = next(images)
-                asking = states.view(len(image_keys), -1, states.shape[-1])
+                asking = states.view(image_keys.shape[0], -1, states.shape[-1])
                 states = cast(CrossLayer, layer).attend_other(asking, image_keys, image_values, None)
-                states = states.view(count, tokens, -1)
+                states = states.view(count, tokens, states.shape[-1])
         return states, after
 
     def logits(self, states: Tensor) -> Tensor:
@@ -189,7 +185,7 @@ class CaptionState:
             self._tokens_NT = self._tokens_NT[index_M]
 
 
-def bert_parts(model: R2D2Model) -> tuple[Any, Any]:
+def bert_parts(model: Any) -> tuple[Any, Any]:
     """The embeddings and the layers of a text tower.
 
     Raises:

@@ -1,0 +1,76 @@
+"""A new second stage for a network of towers alone: cross encoders, or a decoder that ranks by likelihood."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, cast
+
+from torch import nn
+
+from ccmb.core.errors import UsageError
+from ccmb.r2d2.decoders.likelihood import TextLikelihood
+from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.projection import Standardize
+
+BATCH = 4096  # texts whose tokens are counted at a time
+
+
+def with_cross_encoders(model: R2D2Model, **fields: Any) -> R2D2Model:
+    """A network with the same towers and new cross encoders, whose random weights are of torch's generator.
+
+    Args:
+        fields: of R2D2Config, `cross_layers` among them.
+    """
+    config = copy.deepcopy(model.config)
+    for key, value in fields.items():
+        setattr(config, key, value)
+    whole = R2D2Model(config)
+    whole.load_state_dict(model.state_dict(), strict=False)
+    return whole.train(model.training)
+
+
+def add_decoder(
+    model: R2D2Model, processor: R2D2Processor, layers: int, standardize_states: bool, texts: Iterable[str]
+) -> None:
+    """Give a network a new decoder that knows the tokens of some texts; its random weights are of torch's generator.
+
+    Raises:
+        UsageError: it has cross encoders, which rank already.
+    """
+    config = model.config
+    if config.cross_layers:
+        raise UsageError(
+            f"objectives.lm trains a decoder that ranks, and this network has cross encoders (model.cross_layers is "
+            f"{config.cross_layers}); give model.cross_layers=0, or set objectives.lm=off"
+        )
+    tokens, prefix = _tokens(processor, texts)
+    config.decoder_layers, config.decoder_vocab_size = layers, len(tokens) + 1
+    config.decoder_skipped_tokens = prefix
+    weight = model.temperature
+    decoder = TextLikelihood(config).to(weight.device, weight.dtype)
+    decoder.apply(model._init_weights)
+    decoder.begin(cast(nn.Embedding, model.text_tower.get_input_embeddings()).weight, tokens)
+    model.likelihood = decoder.train(model.training)
+    if standardize_states and model.image_standardize is None:
+        config.standardize_states = True
+        model.image_standardize = Standardize(config.image_width).to(weight.device, weight.dtype)
+
+
+def _tokens(processor: R2D2Processor, texts: Iterable[str]) -> tuple[list[int], int]:
+    """The tokens of some texts, and how many after the first all have because of the prefix."""
+    known, every = set[int](), list(dict.fromkeys(texts))
+    for start in range(0, len(every), BATCH):
+        encoded = processor.texts(every[start : start + BATCH])
+        known.update(encoded["input_ids"][encoded["attention_mask"].bool()].unique().tolist())
+    return sorted(known), _prefix_length(processor)
+
+
+def _prefix_length(processor: R2D2Processor) -> int:
+    if not processor.text_prefix:
+        return 0
+    # Special tokens stand before and behind; what follows a prefix may change how its end is cut.
+    ids = [processor.texts([text])["input_ids"][0].tolist() for text in ("一", "a")]
+    same = next((at for at, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]), len(ids[0]))
+    return max(0, same - 1)
