@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccmb.r2d2.decoders.caption_decoder import CaptionerConfig, CaptionState
-from ccmb.r2d2.generative.captioner import R2D2Captioner
+from ccmb.r2d2.decoders.caption_decoder import CaptionState
+from ccmb.r2d2.generative.captioner import CaptionerConfig, R2D2Captioner
 from ccmb.tasks.captioning.decoding import Decoded, Decoding, Vocabulary, decode_captions
 from paired import Contestant, claim, median_ratio, take_turns, write_report
 from step_shapes import shape_config

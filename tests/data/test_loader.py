@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.batch_plan import BatchPlan
 from ccmb.data.images.source import ImageSource
 from ccmb.data.images.transforms import Augmentation, speaks_of_sides, square
-from ccmb.data.loader import FieldPlan, TrainingSet, training_batches
+from ccmb.data.loader import FieldPlan, TrainingSet, choose_text, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
 
@@ -309,3 +310,25 @@ def test_after_an_error_no_worker_keeps_the_process_from_its_end():
     ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1
     assert ended.stderr.endswith("RuntimeError: an error that keeps the batches\n")
+
+
+def test_an_image_comes_with_several_of_its_texts_alike(images):
+    samples = [Sample(f"{index}.png", tuple(f"{index}{word}" for word in "一二三四五")) for index in range(4)]
+    dataset = TrainingSet(samples, images, 8, Augmentation(flip=True, min_crop_scale=0.3), seed=0, alike=True)
+    plan = BatchPlan(samples, 2, seed=0)
+    for batch in training_batches(dataset, plan, 0, 8, list, texts=3):
+        assert [index for *_, index in batch] == [batch[0][2]] * 3 + [batch[3][2]] * 3
+        for rows in (batch[:3], batch[3:]):
+            assert len({text for _, text, _ in rows}) == 3
+            assert all((pixels == rows[0][0]).all() for pixels, *_ in rows)
+
+
+def test_the_first_of_several_texts_is_the_one_that_comes_alone():
+    sample = Sample("a.png", tuple("一二三四五六"), fields=(tuple("一二三"), tuple("四五六")))
+    for seed in range(20):
+        for field, weights in ((None, None), (1, None), (None, [1.0, 2.0])):
+            turns = [choose_text(sample, random.Random(seed), field, weights, turn) for turn in range(8)]
+            assert turns[0] == choose_text(sample, random.Random(seed), field, weights)
+            choices = 6 if field is None and weights is None else 3
+            assert len(set(turns[:choices])) == choices  # all of them, then over again
+            assert turns[choices:] == turns[: 8 - choices]

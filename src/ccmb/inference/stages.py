@@ -155,8 +155,10 @@ class RankOptions:
         """The options with `auto` resolved to a precision for a network.
 
         Raises:
-            UsageError: bf16 or int8 is asked of an export, or int8 on a GPU.
+            UsageError: bf16 or int8 is asked of an export, int8 on a GPU, or a cascade of a decoder.
         """
+        if self.cascade is not None and model.config.decoder_layers:
+            raise UsageError("--cascade is of cross encoders, of which one chooses; this model ranks by a decoder")
         exported = not isinstance(model, R2D2Model)
         if self.precision in ("bf16", "int8") and exported:
             raise UsageError("--precision is of networks in torch; an export keeps the one that it was made with")

@@ -116,20 +116,16 @@ class R2D2Config(PreTrainedConfig):
         self.text_config = _as_config("text", text_config, {"model_type": "bert", "vocab_size": 21128})
         if image_side(self.vision_config) is None:
             set_image_side(self.vision_config, USUAL_SIZE)
-        self.embed_dim = embed_dim
+        self.embed_dim, self.text_prefix = embed_dim, text_prefix
         self._set_image_form(image_width, image_class_token, image_pooling)
         self.text_pooling: TextPooling = one_of("text_pooling", text_pooling, TextPooling)
-        self.text_prefix = text_prefix
-        self.projection_hidden = projection_hidden
-        self.projection_heads = projection_heads
+        self.projection_hidden, self.projection_heads = projection_hidden, projection_heads
         self.projection_dropout = projection_dropout
-        self.train_batch_norm = train_batch_norm
-        self.cross_layers = cross_layers
+        self.train_batch_norm, self.cross_layers = train_batch_norm, cross_layers
         self.cross_heads = cross_heads or self.text_config.num_attention_heads
         self.cross_ffn = cross_ffn or self.text_config.intermediate_size
         self.cross_dropout, self.max_text_tokens = cross_dropout, max_text_tokens
-        self.match_heads = match_heads and cross_layers > 0
-        self.mlm_head = mlm_head and cross_layers > 0
+        self.match_heads, self.mlm_head = match_heads and cross_layers > 0, mlm_head and cross_layers > 0
         self.decoder_layers, self.decoder_vocab_size = decoder_layers, decoder_vocab_size
         self.decoder_skipped_tokens = decoder_skipped_tokens
         self.standardize_states = standardize_states and max(cross_layers, decoder_layers) > 0
@@ -137,8 +133,7 @@ class R2D2Config(PreTrainedConfig):
         self.match_temperature = _positive("match_temperature", match_temperature)
         self.match_weight, self.rerank_k = _positive("match_weight", match_weight), rerank_k
         self.initial_temperature = initial_temperature
-        self.temperature_min = temperature_min
-        self.temperature_max = temperature_max
+        self.temperature_min, self.temperature_max = temperature_min, temperature_max
         self.sources = check_sources(sources)
         self._check_parts()
         super().__init__(**kwargs)

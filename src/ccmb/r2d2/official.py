@@ -98,6 +98,8 @@ def to_official(model: R2D2Model, unused: Mapping[str, Tensor] | None = None) ->
         raise CcmbError("the official network projects the image tower's first token; this one its pooled output")
     if model.config.projection_hidden is not None:
         raise CcmbError("the official network has linear projections; these have a hidden layer")
+    if model.likelihood is not None:
+        raise CcmbError("the official network ranks by cross encoders; this one by a decoder")
     unused = unused if unused is not None else getattr(model, "official_unused", None)
     state = {
         _official_name(name): tensor.detach().cpu()

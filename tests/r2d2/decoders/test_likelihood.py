@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,19 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import rank_pairs, ranking_scores
+from ccmb.inference.stages import R2D2Ranker, RankOptions
 from ccmb.r2d2.decoders import likelihood as likelihood_module
 from ccmb.r2d2.decoders.likelihood import UNKNOWN, TextLikelihood
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.r2d2.official import to_official
 from ccmb.r2d2.onnx.export import export_model
 from ccmb.r2d2.onnx.runtime import load_exported
 from ccmb.r2d2.pretrained.second_stage import add_decoder, with_cross_encoders
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, TINY_ERROR, assert_same
+from tests.helpers.runs import command_line, tiny_corpus
 from tests.helpers.tiny import TEXTS, tiny_decoder_model, tiny_images, tiny_model, tiny_processor
 
 pytestmark = PROOFS
@@ -175,3 +179,49 @@ def test_a_pipeline_ranks_with_it(tmp_path: Path) -> None:
     hits = pipeline.search(TEXTS[0], tiny_images(4), top_k=4, rerank_k=2)
     assert [hit.match_score is not None for hit in hits] == [True, True, False, False]
     assert all(hit.probability is None for hit in hits)  # it is not calibrated
+
+
+def test_what_asks_for_cross_encoders_is_refused(tmp_path: Path) -> None:
+    model = tiny_decoder_model()
+    with pytest.raises(UsageError, match=r"--cascade is of cross encoders.*ranks by a decoder"):
+        R2D2Ranker(model, RankOptions(cascade=16))
+    with pytest.raises(CcmbError, match="ranks by cross encoders; this one by a decoder"):
+        to_official(model)
+
+
+@pytest.mark.usefixtures("float32")
+def test_candidates_are_chosen_in_bf16_and_ordered_in_fp32() -> None:
+    model = tiny_decoder_model()
+    images, texts = encoded(model)
+    ranker = R2D2Ranker(model, RankOptions(precision="bf16"))
+    assert ranker.cascade is not None
+    index = torch.arange(3)
+    cheap = ranker.cascade.scores(images, texts, index, index, torch.zeros(3))
+    exact = ranker.rank_scores(images, texts, index, index, torch.zeros(3))
+    assert not torch.equal(cheap, exact)
+    torch.testing.assert_close(cheap, exact, atol=0.5, rtol=0)  # match scores are in [0, 1]
+
+
+@pytest.mark.usefixtures("float32")
+def test_the_model_says_how_many_candidates_an_evaluation_ranks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    corpus, folder = tiny_corpus(tmp_path / "corpus"), tmp_path / "model"
+    command, model = command_line(monkeypatch, capfd), tiny_decoder_model()
+    model.config.rerank_k = 3
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    for given, depth in (([], 3), (["--rerank-k", "2"], 2)):
+        report = tmp_path / f"{depth}.json"
+        pairs = [
+            "--model",
+            str(folder),
+            "--data",
+            str(corpus / "pairs.jsonl"),
+            "--split",
+            "train",
+            "--text-field",
+            "captions",
+        ]
+        assert command("evaluate", *pairs, "--json", report, *given).code == 0
+        assert json.loads(report.read_text())["retrieval"]["depth"] == depth

@@ -20,7 +20,7 @@ from ccmb.tasks.pretraining.recipe import PretrainRecipe
 from ccmb.tasks.pretraining.run import prepare_network
 from tests.helpers.runs import command_line, tiny_corpus, tiny_recipe
 from tests.helpers.sources import SMALL, STAGES, TOWER, assert_arrived, save_chinese_clip, save_clip, save_text_tower
-from tests.helpers.tiny import TEXTS, tiny_model, tiny_processor
+from tests.helpers.tiny import TEXTS, tiny_decoder_model, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -63,6 +63,46 @@ def test_a_recipe_may_start_from_a_chinese_clip_or_an_r2d2(tmp_path: Path) -> No
         assert all(torch.equal(tensor, started[key]) for key, tensor in tiny_model().state_dict().items())
     with pytest.raises(CcmbError, match="nowhere: no such model folder"):
         built(recipe(init_from=str(tmp_path / "nowhere")))
+
+
+def towers_alone(folder: Path) -> Path:
+    tiny_model(cross_layers=0).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def test_towers_alone_get_the_second_stage_that_the_recipe_asks_for(tmp_path: Path) -> None:
+    start, off = str(towers_alone(tmp_path)), {"fgr": False, "mlm": False}
+    towers = load_model(tmp_path)[0].state_dict()
+    crossed, _ = built(recipe({"mlm": False}, init_from=start, cross_layers=1, standardize_states=True))
+    assert (crossed.config.cross_layers, crossed.config.match_heads, crossed.config.mlm_head) == (1, True, False)
+    assert crossed.text_standardize is not None
+    decoding, _ = built(recipe(off | {"lm": True}, init_from=start, cross_layers=0, decoder_layers=3, rerank_k=9))
+    assert (decoding.config.decoder_layers, decoding.config.rerank_k) == (3, 9)
+    assert decoding.image_standardize is None
+    for model in (crossed, decoding):
+        assert model.can_rank
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in towers.items())
+    assert not built(recipe(off, init_from=start, cross_layers=0))[0].can_rank
+
+
+def test_a_decoder_of_the_start_is_kept(tmp_path: Path) -> None:
+    tiny_decoder_model(3).save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    options, start = {"fgr": False, "mlm": False, "lm": True}, {"init_from": str(tmp_path), "cross_layers": 0}
+    model, _ = built(recipe(options, **start, match_weight=0.5, ranking_rule="log_odds"))
+    assert model.config.match_weight == 0.5
+    assert model.likelihood is not None
+    expected = tiny_decoder_model(3).likelihood
+    assert expected is not None
+    assert all(torch.equal(tensor, model.likelihood.state_dict()[key]) for key, tensor in expected.state_dict().items())
+    with pytest.raises(UsageError, match=r"model\.decoder_layers=1: the weights of .* settle it, and theirs is 2"):
+        built(recipe(options, **start, decoder_layers=1))
+
+
+def test_a_decoder_beside_cross_encoders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"objectives\.lm trains a decoder that ranks.*model\.cross_layers=0"):
+        built(recipe({"lm": True}, init_from=str(towers_alone(tmp_path)), cross_layers=1))
 
 
 @pytest.mark.parametrize(

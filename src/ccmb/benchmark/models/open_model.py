@@ -63,7 +63,7 @@ def may_rank(name: str) -> bool:
         config = read_config(source)
     except CcmbError:
         return True  # which opening it will say better
-    return bool(getattr(config, "match_heads", False))
+    return bool(getattr(config, "match_heads", False) or getattr(config, "decoder_layers", 0))
 
 
 def label_and_source(name: str) -> tuple[str, str]:
