@@ -158,7 +158,9 @@ def test_what_a_file_says_gives_way_to_an_override_and_that_is_said(capsys: pyte
 def test_every_shipped_recipe_and_every_resolved_one_is_its_own_recipe_again(tmp_path: Path) -> None:
     for kind, folder in ((PretrainRecipe, RECIPES), (FinetuneRecipe, FINETUNING)):
         for path in sorted(folder.glob("*.yaml")):
-            recipe = load_recipe(kind, path, ["data.folder=x", "training.steps=3", "training.epochs="])
+            in_stages = "\nstages:" in path.read_text()  # whose lengths are the stages' own
+            length = [] if in_stages else ["training.steps=3", "training.epochs="]
+            recipe = load_recipe(kind, path, ["data.folder=x", *length])
             save_recipe(recipe, tmp_path / path.name)
             assert load_recipe(kind, tmp_path / path.name) == recipe
 

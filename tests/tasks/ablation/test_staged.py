@@ -117,7 +117,7 @@ def test_an_override_reaches_a_stage_that_gives_its_key_but_switches_no_objectiv
     overrides = ["objectives.fgr.weight=0.5", "model.freeze.image=4", "optimizer.warmup_steps=7", "training.steps=5"]
     reaching = reaching_stages(recipe, overrides)
     assert reaching == [
-        *overrides,
+        overrides[0], overrides[3],  # both stages give the keys of the others
         "stages.projections.model.freeze.image=4", "stages.projections.optimizer.warmup_steps=7",
         "stages.projections.training.epochs=", "stages.projections.training.steps=5",
         "stages.cross.model.freeze.image=4", "stages.cross.optimizer.warmup_steps=7",

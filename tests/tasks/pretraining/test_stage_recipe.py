@@ -57,7 +57,7 @@ def test_each_stage_is_the_recipe_with_its_differences(path: Path) -> None:
 def test_a_stage_may_replace_one_of_two_keys_that_exclude_each_other(path: Path) -> None:
     changes = [
         "training.epochs=3",
-        "stages.towers.training.epochs=",
+        "stages.towers.training={}",
         "stages.towers.model.freeze_image_tower=true",
         "stages.heads.data.shards=[a.tar]",
         "stages.heads.training={steps: 7}",
@@ -132,14 +132,21 @@ def test_a_key_that_does_nothing_in_its_stage_is_refused_and_one_of_the_recipe_t
         "stages.towers.objectives.fgr.batch_share=0.5": "'stages.towers.objectives.fgr.batch_share' would do nothing",
         "stages.heads.data.streams=2": "'stages.heads.data.streams' would do nothing (of shards",
         "data.streams=2": "'data.streams' would do nothing (of shards",
+        "training.steps=9": "'training.steps' would do nothing (every stage gives its own)",
     }
     for override, message in refused.items():
         with pytest.raises(UsageError) as error:
             load_recipe(PretrainRecipe, path, [override])
         assert str(error.value).startswith(f"override '{override}': {message}")
-    # Of use in one stage, or overridden in all: given for good.
-    load_recipe(PretrainRecipe, path, ["objectives.fgr.batch_share=0.5"])
-    load_recipe(PretrainRecipe, path, ["training.steps=9", "optimizer.lr=1", "stages.towers.optimizer.lr=2"])
+    load_recipe(PretrainRecipe, path, ["objectives.fgr.batch_share=0.5"])  # of use in one stage
+    load_recipe(PretrainRecipe, path, ["training.steps=9", "stages.heads.training={batch_size: 64}"])
+
+
+def test_a_key_that_every_stage_gives_is_refused_beside_them(path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'optimizer\.lr' would do nothing \(every stage gives its own\)"):
+        load_recipe(PretrainRecipe, path, ["optimizer.lr=1", "stages.towers.optimizer.lr=2"])
+    recipe = load_recipe(PretrainRecipe, path, ["stages.towers.optimizer.lr=2"])  # to which the recipe's gives way
+    assert [stage.optimizer.lr for stage in in_stages(recipe)] == [2, 0.0001]
 
 
 @pytest.mark.usefixtures("lines")

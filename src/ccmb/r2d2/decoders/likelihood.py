@@ -13,7 +13,7 @@ P tokens of the text tower's vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.decoders.caption_decoder import CaptionDecoder, KeysValues
 
 SHARED = 8  # texts an image from which on each image has calls of its own
+LENGTH_GROUPS = 4  # groups of texts of similar length
 CHUNK = 64  # pairs at a time: the logits of more do not fit into a processor's caches
 EMBEDDING_STD = 0.1
 UNKNOWN = 0  # row of the tokens that no text of the training has
@@ -81,13 +82,27 @@ class TextLikelihood(nn.Module):
             states_VSC: token states of images; None: there are none.
             image_index_U: the image of each text; V stands for no image.
         """
+        import os  # EXPERIMENT
+
+        if self.training and states_VSC is not None:
+            keep, drop = float(os.environ.get("X_KEEP", 1)), float(os.environ.get("X_DROP", 0))
+            if keep < 1:
+                V, S, C = states_VSC.shape
+                pick = torch.rand(V, S, device=states_VSC.device).argsort(1)[:, : int(S * keep)]
+                states_VSC = states_VSC.gather(1, pick[..., None].expand(-1, -1, C))
+            if drop:
+                states_VSC = F.dropout1d(states_VSC.transpose(1, 2), drop).transpose(1, 2)
         # Attention to equal tokens is attention to one of them.
         states = self.no_image if states_VSC is None else self.no_image.expand(1, states_VSC.shape[1], -1)
         if states_VSC is not None:
             states = torch.cat([states_VSC.to(states.dtype), states])
         if image_index_U is None:
             image_index_U = torch.full_like(input_ids_UT[:, 0], states.shape[0] - 1)
-        return self._read(*self._own_tokens(input_ids_UT, mask_UT), self.decoder.see(states), image_index_U)
+        tokens, real = self._own_tokens(input_ids_UT, mask_UT)
+        seen = self.decoder.see(states)
+        if torch.jit.is_tracing():
+            return self._read(tokens, real, seen, image_index_U)
+        return self._by_length(tokens, real, seen, image_index_U)
 
     def pairs(
         self, input_ids_UT: Tensor, mask_UT: Tensor, states_VSC: Tensor, image_index_N: Tensor, text_index_N: Tensor
@@ -110,12 +125,27 @@ class TextLikelihood(nn.Module):
                 parts.append(self._read(tokens[some, :longest], real[some, :longest], seen, index))
         return torch.cat(parts)
 
+    def _by_length(self, tokens: Tensor, real: Tensor, seen: Sequence[KeysValues], image_index: Tensor) -> Tensor:
+        """(U,) log-likelihood of texts, read in groups of similar length, so that little padding is computed.
+
+        The number of groups depends on nothing but U: sharded weights are gathered equally often by all processes.
+        """
+        lengths = real.sum(1)
+        groups = [rows for rows in lengths.argsort(stable=True).tensor_split(LENGTH_GROUPS) if len(rows)]
+        parts = [
+            self._read(tokens[rows, :longest], real[rows, :longest], seen, image_index[rows])
+            for rows in groups
+            for longest in [int(lengths[rows[-1]])]
+        ]
+        together = torch.cat(parts)
+        return together.new_zeros(len(tokens)).index_copy(0, torch.cat(groups), together)
+
     def _own_tokens(self, input_ids_UT: Tensor, mask_UT: Tensor) -> tuple[Tensor, Tensor]:
         """Texts in the decoder's own tokens, and their mask, without the prefix that all have."""
         ids_UT, mask_UT = (torch.cat([part[:, :1], part[:, 1 + self.skipped :]], 1) for part in (input_ids_UT, mask_UT))
         return self.row_of_token[ids_UT], mask_UT
 
-    def _read(self, tokens: Tensor, real: Tensor, seen: Iterable[KeysValues], image_index: Tensor) -> Tensor:
+    def _read(self, tokens: Tensor, real: Tensor, seen: Sequence[KeysValues], image_index: Tensor) -> Tensor:
         """(N,) log-likelihood of texts in the decoder's own tokens, each with its image, or all with a single one."""
         own = [(keys.index_select(0, image_index), values.index_select(0, image_index)) for keys, values in seen]
         is_target, targets = real[:, 1:].bool(), tokens[:, 1:]

@@ -21,7 +21,9 @@ from ccmb.r2d2.projection import Standardize
 from ccmb.r2d2.towers.boundary import Boundary
 from ccmb.r2d2.towers.image_forms import as_tokens, pooled_state
 
-CPU_BATCH = 4  # images: a convolutional network's maps of more do not fit into the caches; of 16 they take half as long again
+CPU_BATCH = (
+    4  # images: a convolutional network's maps of more do not fit into the caches; of 16 they take half as long again
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,13 @@ LENGTHS = {"training.steps": "training.epochs", "training.epochs": "training.ste
 def reaching_stages(recipe: PretrainRecipe, overrides: Sequence[str]) -> list[str]:
     """The overrides, and each once more for every stage that gives its key, which would win otherwise.
 
-    An objective that a stage switches off stays off in it, whatever an override says of it.
+    An objective that a stage switches off stays off in it, whatever an override says of it. A key that all stages give
+    would do nothing beside them, and is theirs alone.
     """
-    result = list(overrides)
-    for stage in recipe.stages:
-        for override in overrides:
-            result += (f"stages.{stage.name}.{text}" for text in _in_stage(stage, override))
+    reached = [[list(_in_stage(stage, override)) for override in overrides] for stage in recipe.stages]
+    result = [text for text, *its in zip(overrides, *reached, strict=True) if not its or not all(its)]
+    for stage, texts in zip(recipe.stages, reached, strict=True):
+        result += (f"stages.{stage.name}.{text}" for its in texts for text in its)
     return result
 
 

@@ -45,6 +45,7 @@ INSTEAD = (
     (("model", "freeze", "image"), ("model", "freeze_image_tower")),
     (("model", "image_size"), ("model", "vision", "image_size")),
 )
+LENGTH = {"training.steps", "training.epochs"}
 SEEDS_APART = 1000
 
 
@@ -211,6 +212,20 @@ def unused_in_stages(recipe: InStages) -> Iterator[Unused]:
         everywhere = tuple(key for key in keys if all(key in others for others in elsewhere))
         both = (*causes, *(f"stages.{stage.name}.{cause}" for stage in recipe.stages for cause in causes))
         yield Unused(everywhere, why, both, obeyed)
+    yield from _given_by_all_stages(recipe)
+
+
+def _given_by_all_stages(recipe: InStages) -> Iterator[Unused]:
+    """Keys of the recipe that no stage takes from it."""
+    given = [{key.removeprefix(f"{stage.name}.") for key in stage.given()} for stage in recipe.stages]
+    keys = set[str].intersection(*given) - {"name", *LENGTH}
+    first, own = _length(recipe.stages[0].training), _length(recipe.training.model_dump())
+    if own and own != first and all(LENGTH & of_stage for of_stage in given):  # else `with_default_length` gave it
+        keys.add(f"training.{own[0]}")
+    for key in sorted(keys):
+        yield Unused(
+            (key,), "every stage gives its own", tuple(f"stages.{stage.name}.{key}" for stage in recipe.stages)
+        )
 
 
 def _merged(base: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
