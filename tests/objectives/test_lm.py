@@ -10,7 +10,7 @@ import torch
 
 from ccmb.core.errors import UsageError
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.config import Objectives
+from ccmb.objectives.config import LanguageModeling, Objectives
 from ccmb.objectives.flops import StepFlops
 from ccmb.objectives.language_modeling import first_rows, lm_loss
 from ccmb.objectives.pretraining import PreTraining
@@ -28,10 +28,13 @@ def draws(seed: int, count: int) -> torch.Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
-def loss_of(model: R2D2Model, batch: Batch, share: float, chunk: int | None = None, seed: int = 0) -> torch.Tensor:
+def loss_of(
+    model: R2D2Model, batch: Batch, share: float, *, image_tokens: float = 1.0, chunk: int | None = None
+) -> torch.Tensor:
     assert model.likelihood is not None
-    images, generator = model.encode_image(batch.pixel_values), torch.Generator().manual_seed(seed)
-    return lm_loss(model.likelihood, batch, images, without_image=share, generator=generator, chunk=chunk)
+    options = LanguageModeling(without_image=share, image_tokens=image_tokens)
+    images, generator = model.encode_image(batch.pixel_values), torch.Generator().manual_seed(0)
+    return lm_loss(model.likelihood, batch, images, options, generator=generator, chunk=chunk)
 
 
 def repeated_batch() -> Batch:
@@ -59,11 +62,29 @@ def test_it_is_the_cross_entropy_of_each_token_given_those_before_it() -> None:
     assert_same(loss_of(model, batch, 0.6), torch.stack(losses).mean())
 
 
+def test_of_each_image_a_share_of_the_tokens_is_seen() -> None:
+    model, batch = tiny_decoder_model(), repeated_batch()
+    likelihood = model.likelihood
+    assert likelihood is not None
+    draw = torch.Generator().manual_seed(0)
+    assert not (torch.rand(5, generator=draw) < 1e-6).any()
+    states, ids, mask = model.encode_image(batch.pixel_values).states, batch.input_ids, batch.attention_mask
+    seen = torch.rand(5, 5, generator=draw).argsort(1, descending=True)[:, :2]  # 0.4 of five tokens
+    assert seen.unique(dim=0).shape == (5, 2)
+    rows = {0: 0, 1: 1, 2: 0, 3: 3, 4: 4}  # the first with the same image and states
+    likelihoods = [
+        likelihood(ids[row, None], mask[row, None], states[None, first, seen[first]], torch.tensor([0]))
+        for row, first in rows.items()
+    ]
+    mean = torch.cat(likelihoods).sum() / (mask.sum() - 5)
+    assert_same(loss_of(model, batch, 1e-6, image_tokens=0.4), -mean)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.4, 0.99])
 def test_chunks_change_nothing(share: float) -> None:
     def gradients(chunk: int | None) -> dict[str, Any]:
         model = tiny_decoder_model()
-        loss = loss_of(model, repeated_batch(), share, chunk)
+        loss = loss_of(model, repeated_batch(), share, image_tokens=0.4, chunk=chunk)
         loss.backward()
         return {"loss": loss} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -116,9 +137,9 @@ def test_its_operations_are_counted() -> None:
     model = tiny_decoder_model()
     both = [
         StepFlops(model.config, Objectives.model_validate(OFF | {"gcpr": True} | lm))([7, 10], 10, 0.0)
-        for lm in ({}, {"lm": True})
+        for lm in ({}, {"lm": {"weight": 1.0, "image_tokens": 0.4}})
     ]
-    width, ffn, keys, words = 32, 48, 5, model.config.decoder_vocab_size
+    width, ffn, keys, words = 32, 48, 2, model.config.decoder_vocab_size
     per_layer = [  # multiply-adds of a text of t tokens: both attentions, the feed-forward layer, the image's keys
         4 * width * width * t + 2 * width * t * t
         + 2 * width * width * t + 2 * width * t * keys + 2 * width * width * keys

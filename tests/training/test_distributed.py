@@ -31,7 +31,7 @@ pytestmark = PROOFS
 
 IDS = [0, 1, 1, 3, 4, 3]  # positives within a rank and across both
 OFF = {name: {"weight": 0.0} for name in ("gcpr", "fgr", "mlm", "tgd", "fgd")}
-LM = OFF | {"lm": {"weight": 1.0, "without_image": 0.4}}
+LM = OFF | {"lm": {"weight": 1.0, "without_image": 0.4, "image_tokens": 0.6}}
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: OFF | {name: {}} for name in OFF},
     "all": {},

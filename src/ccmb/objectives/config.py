@@ -86,6 +86,9 @@ class LanguageModeling(Objective):
         lt=1,
         description="share of the texts that the decoder predicts without their images: what it takes for the prior",
     )
+    image_tokens: float = Field(
+        1.0, gt=0, le=1, description="share of an image's tokens that the decoder sees, drawn anew in each step"
+    )
 
 
 class Objectives(ConfigBase):

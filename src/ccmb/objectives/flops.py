@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccmb.objectives.config import Objectives
+from ccmb.objectives.language_modeling import kept_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
@@ -96,6 +97,7 @@ class StepFlops:
         pixels = torch.empty(1, 3, config.image_size, config.image_size, device="meta")
         with torch.no_grad():
             states = self.model.encode_image(pixels).states
+        states = states[:, : kept_tokens(states.shape[1], self.objectives.lm.image_tokens)]
 
         def count(tokens: int) -> int:
             decoder = likelihood.decoder

@@ -6,7 +6,7 @@ LM predicts each word from those before it. With the image it is CoCa's captioni
 2205.01917); the share without learns the prior that the likelihood is compared with, see
 `ccmb.r2d2.decoders.likelihood`. The paper has no such objective.
 
-Shapes: B texts of T tokens of this process, M masked positions, V words, S image tokens of width C.
+Shapes: B texts of T tokens of this process, M masked positions, V words, S image tokens of width C, P of them seen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
+from ccmb.objectives.config import LanguageModeling
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.towers.two_towers import TowerOutput
@@ -116,8 +117,8 @@ def lm_loss(
     likelihood: TextLikelihood,
     batch: Batch,
     images: TowerOutput,
+    options: LanguageModeling,
     *,
-    without_image: float,
     generator: torch.Generator | None,
     chunk: int | None,
 ) -> Tensor:
@@ -125,22 +126,42 @@ def lm_loss(
 
     Args:
         images: of the batch's rows.
-        without_image: share of the texts that are predicted without their images, drawn by `generator`.
+        generator: draws the texts that are predicted without their images, and the image tokens that are seen.
         chunk: texts at a time, see `in_chunks`.
     """
     ids_BT, mask_BT, states_BSC = batch.input_ids, batch.attention_mask, images.states
     count, device = len(ids_BT), ids_BT.device
     draw_B = rank_slice_of(lambda size: torch.rand(size, generator=generator, device=device), count)
-    blind_B, first_B = draw_B < without_image, first_rows(batch.image_ids, states_BSC)
+    blind_B, first_B = draw_B < options.without_image, first_rows(batch.image_ids, states_BSC)
+    seen_BP = seen_tokens(count, states_BSC.shape[1], options.image_tokens, generator, device)
 
     def log_likelihood(rows: slice) -> Tensor:
         shown, index = first_B[rows].unique(return_inverse=True)
         index = index.masked_fill(blind_B[rows], len(shown))
-        return likelihood(ids_BT[rows], mask_BT[rows], states_BSC.index_select(0, shown), index)
+        states_VSC = states_BSC.index_select(0, shown)
+        if seen_BP is not None:
+            states_VSC = states_VSC.take_along_dim(seen_BP[shown, :, None], 1)
+        return likelihood(ids_BT[rows], mask_BT[rows], states_VSC, index)
 
     log_p_B = torch.cat(in_chunks(log_likelihood, count, chunk))
     targets = mask_BT.sum() - count * (1 + likelihood.skipped)
     return -global_mean(log_p_B.sum(), targets.to(log_p_B.dtype))
+
+
+def kept_tokens(tokens: int, share: float) -> int:
+    """A share of an image's tokens, at least one."""
+    return max(1, round(tokens * share))
+
+
+def seen_tokens(
+    count: int, tokens: int, share: float, generator: torch.Generator | None, device: torch.device
+) -> Tensor | None:
+    """(count, P) which tokens of each image are seen, a random share of them; None for all."""
+    kept = kept_tokens(tokens, share)
+    if kept == tokens:
+        return None
+    draw_BS = rank_slice_of(lambda rows: torch.rand(rows, tokens, generator=generator, device=device), count)
+    return draw_BS.topk(kept, 1).indices
 
 
 def first_rows(image_ids_B: Tensor, states_BSC: Tensor) -> Tensor:

@@ -265,12 +265,11 @@ class PreTraining(nn.Module):
     def _lm(self, step: Step) -> Tensor:
         """LM: the decoder on the rows' clean texts and images."""
         assert self.model.likelihood is not None, "see check_objectives"
-        share = self.objectives.lm.without_image
         return lm_loss(
             self.model.likelihood,
             step.batch,
             step.images,
-            without_image=share,
+            self.objectives.lm,
             generator=step.generator,
             chunk=self.chunk,
         )

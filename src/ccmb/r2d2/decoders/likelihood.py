@@ -82,16 +82,6 @@ class TextLikelihood(nn.Module):
             states_VSC: token states of images; None: there are none.
             image_index_U: the image of each text; V stands for no image.
         """
-        import os  # EXPERIMENT
-
-        if self.training and states_VSC is not None:
-            keep, drop = float(os.environ.get("X_KEEP", 1)), float(os.environ.get("X_DROP", 0))
-            if keep < 1:
-                V, S, C = states_VSC.shape
-                pick = torch.rand(V, S, device=states_VSC.device).argsort(1)[:, : int(S * keep)]
-                states_VSC = states_VSC.gather(1, pick[..., None].expand(-1, -1, C))
-            if drop:
-                states_VSC = F.dropout1d(states_VSC.transpose(1, 2), drop).transpose(1, 2)
         # Attention to equal tokens is attention to one of them.
         states = self.no_image if states_VSC is None else self.no_image.expand(1, states_VSC.shape[1], -1)
         if states_VSC is not None:
