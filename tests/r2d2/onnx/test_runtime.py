@@ -141,7 +141,7 @@ def test_so_it_does_of_other_networks(kind: str, tmp_path: Path) -> None:
     assert exported.can_rank == (kind != "PRD2")
     assert_says_the_same(network, exported)
     if kind == "PRD2":
-        with pytest.raises(ValueError, match="no match heads"):
+        with pytest.raises(ValueError, match="no second stage"):
             exported.check_can_rank()
 
 
