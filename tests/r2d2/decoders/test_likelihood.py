@@ -213,15 +213,6 @@ def test_the_model_says_how_many_candidates_an_evaluation_ranks(
     tiny_processor().save_pretrained(folder)
     for given, depth in (([], 3), (["--rerank-k", "2"], 2)):
         report = tmp_path / f"{depth}.json"
-        pairs = [
-            "--model",
-            str(folder),
-            "--data",
-            str(corpus / "pairs.jsonl"),
-            "--split",
-            "train",
-            "--text-field",
-            "captions",
-        ]
-        assert command("evaluate", *pairs, "--json", report, *given).code == 0
+        pairs = ("--data", corpus / "pairs.jsonl", "--split", "train", "--text-field", "captions")
+        assert command("evaluate", "--model", folder, *pairs, "--json", report, *given).code == 0
         assert json.loads(report.read_text())["retrieval"]["depth"] == depth

@@ -254,7 +254,8 @@ def test_what_the_states_depend_on_is_in_their_key(corpus: Path) -> None:
             with torch.no_grad():
                 next(iter(model.get_submodule(move).parameters())).view(-1)[0].add_(1e-7)
         depth = frozen_depth(model.image_tower)
-        return ImagePass(training, processor, run, samples, images, depth, "image" in run.objectives.reads_tokens()).key()
+        tokens = "image" in run.objectives.reads_tokens()
+        return ImagePass(training, processor, run, samples, images, depth, tokens).key()
 
     frozen, flipped = "model.freeze.image=all", "data.augmentation={flip: true, num_views: 2}"
     only_gcpr = "objectives.fgr=off", "objectives.mlm=off"

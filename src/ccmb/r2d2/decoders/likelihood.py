@@ -110,9 +110,8 @@ class TextLikelihood(nn.Module):
         shared = len(image_index) >= SHARED * len(images)
         for rows in torch.arange(len(tokens)).split(counts.tolist() if shared else max(1, len(tokens))):
             for some in rows.to(tokens.device).split(CHUNK):
-                longest = int(real[some].sum(1).max())
                 index = image_index[some[:1]] if shared else image_index[some]  # of one image nothing is copied
-                parts.append(self._read(tokens[some, :longest], real[some, :longest], seen, index))
+                parts.append(self._read(tokens[some], real[some], seen, index))
         return torch.cat(parts)
 
     def _by_length(self, tokens: Tensor, real: Tensor, seen: Sequence[KeysValues], image_index: Tensor) -> Tensor:
@@ -120,15 +119,9 @@ class TextLikelihood(nn.Module):
 
         The number of groups depends on nothing but U: sharded weights are gathered equally often by all processes.
         """
-        lengths = real.sum(1)
-        groups = [rows for rows in lengths.argsort(stable=True).tensor_split(LENGTH_GROUPS) if len(rows)]
-        parts = [
-            self._read(tokens[rows, :longest], real[rows, :longest], seen, image_index[rows])
-            for rows in groups
-            for longest in [int(lengths[rows[-1]])]
-        ]
-        together = torch.cat(parts)
-        return together.new_zeros(len(tokens)).index_copy(0, torch.cat(groups), together)
+        groups = [rows for rows in real.sum(1).argsort(stable=True).tensor_split(LENGTH_GROUPS) if len(rows)]
+        parts = [self._read(tokens[rows], real[rows], seen, image_index[rows]) for rows in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def _own_tokens(self, input_ids_UT: Tensor, mask_UT: Tensor) -> tuple[Tensor, Tensor]:
         """Texts in the decoder's own tokens, and their mask, without the prefix that all have."""
@@ -138,6 +131,9 @@ class TextLikelihood(nn.Module):
     def _read(self, tokens: Tensor, real: Tensor, seen: Sequence[KeysValues], image_index: Tensor) -> Tensor:
         """(N,) log-likelihood of texts in the decoder's own tokens, each with its image, or all with a single one."""
         own = [(keys.index_select(0, image_index), values.index_select(0, image_index)) for keys, values in seen]
+        if not torch.jit.is_tracing():  # a graph takes texts of any length
+            longest = int(real.sum(1).max())
+            tokens, real = tokens[:, :longest], real[:, :longest]
         is_target, targets = real[:, 1:].bool(), tokens[:, 1:]
         states, _ = self.decoder(tokens[:, :-1], own)
         if torch.jit.is_tracing():  # a graph has no boolean index

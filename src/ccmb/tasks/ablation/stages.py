@@ -10,13 +10,10 @@ from ccmb.core.choices import ObjectiveName
 from ccmb.core.config.given_keys import touches
 from ccmb.tasks.pretraining.model_card import CARD_FILE
 from ccmb.tasks.pretraining.recipe import PretrainRecipe
-from ccmb.tasks.pretraining.stage_recipe import StageRecipe, in_stages, joint_objectives
+from ccmb.tasks.pretraining.stage_recipe import LENGTHS, StageRecipe, in_stages, joint_objectives
 from ccmb.tasks.pretraining.starting import stage_folder
 from ccmb.training.checkpoints import list_checkpoints
 from ccmb.training.runs.run_folder import read_run
-
-# Of a recipe's length a stage gives one key or the other.
-LENGTHS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
 
 
 def reaching_stages(recipe: PretrainRecipe, overrides: Sequence[str]) -> list[str]:

@@ -45,7 +45,8 @@ INSTEAD = (
     (("model", "freeze", "image"), ("model", "freeze_image_tower")),
     (("model", "image_size"), ("model", "vision", "image_size")),
 )
-LENGTH = {"training.steps", "training.epochs"}
+# Of a recipe's length a stage gives one key or the other.
+LENGTHS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
 SEEDS_APART = 1000
 
 
@@ -218,9 +219,11 @@ def unused_in_stages(recipe: InStages) -> Iterator[Unused]:
 def _given_by_all_stages(recipe: InStages) -> Iterator[Unused]:
     """Keys of the recipe that no stage takes from it."""
     given = [{key.removeprefix(f"{stage.name}.") for key in stage.given()} for stage in recipe.stages]
-    keys = set[str].intersection(*given) - {"name", *LENGTH}
+    keys = set[str].intersection(*given) - {"name", *LENGTHS}
     first, own = _length(recipe.stages[0].training), _length(recipe.training.model_dump())
-    if own and own != first and all(LENGTH & of_stage for of_stage in given):  # else `with_default_length` gave it
+    if (
+        own and own != first and all(LENGTHS.keys() & of_stage for of_stage in given)
+    ):  # else `with_default_length` gave it
         keys.add(f"training.{own[0]}")
     for key in sorted(keys):
         yield Unused(
