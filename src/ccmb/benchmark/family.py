@@ -159,25 +159,13 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     def metrics(self, result: Result, stage: Stage) -> tuple[dict[str, float], Interval | None]:
         """The metrics of a stage by the keys of the view, in percent, and the interval of the main one."""
 
-    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
-        """The main metric as a function of resampled items, and the factor that makes it percent."""
-        raise NotImplementedError(f"{self.name} draws its main metric by itself")
-
+    @abstractmethod
     def drawn_main(self, result: Result, stage: Stage) -> np.ndarray:
         """The main metric of each draw, in percent. All results of one size draw the same images."""
-        import numpy as np
 
-        from ccmb.tasks.common.resampling import draw_metrics
-
-        metric, factor = self.main_metric(result, stage)
-        return factor * draw_metrics([metric], np.array(result.resampling_unit))[:, 0]
-
+    @abstractmethod
     def raw_main(self, result: Result, stage: Stage) -> float:
         """The main metric in percent, not rounded."""
-        from ccmb.tasks.common.resampling import on_all
-
-        metric, factor = self.main_metric(result, stage)
-        return factor * on_all(metric, len(result.resampling_unit))
 
     @abstractmethod
     def variant(self, result: Result) -> str:
@@ -194,6 +182,28 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
     def measured_how(self, result: Result) -> str:
         """Further text about how a row was measured; it begins with a comma, or is empty."""
         return ""
+
+
+class ResampledFamily(BenchmarkFamily[OptionsT, SetT, SectionT]):
+    """A family whose main metric is a function of resampled items."""
+
+    @abstractmethod
+    def main_metric(self, result: Result, stage: Stage) -> tuple[Metric, float]:
+        """The main metric as a function of resampled items, and the factor that makes it percent."""
+
+    def drawn_main(self, result: Result, stage: Stage) -> np.ndarray:
+        import numpy as np
+
+        from ccmb.tasks.common.resampling import draw_metrics
+
+        metric, factor = self.main_metric(result, stage)
+        return factor * draw_metrics([metric], np.array(result.resampling_unit))[:, 0]
+
+    def raw_main(self, result: Result, stage: Stage) -> float:
+        from ccmb.tasks.common.resampling import on_all
+
+        metric, factor = self.main_metric(result, stage)
+        return factor * on_all(metric, len(result.resampling_unit))
 
 
 def rounded(metrics: Mapping[str, float], interval: Interval, factor: float) -> tuple[dict[str, float], Interval]:

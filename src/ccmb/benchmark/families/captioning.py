@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ccmb.benchmark.families.options import PairBenchOptions
-from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View
+from ccmb.benchmark.family import BilingualText, Interval, ResampledFamily, SetRequest, View
 from ccmb.tasks.captioning.family import CaptionsFlag
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class CaptioningBenchOptions(PairBenchOptions):
     captions: CaptionsFlag = False
 
 
-class CaptioningBenchmark(BenchmarkFamily[CaptioningBenchOptions, "CaptionSet", "Captioning"]):
+class CaptioningBenchmark(ResampledFamily[CaptioningBenchOptions, "CaptionSet", "Captioning"]):
     """See `BenchmarkFamily`."""
 
     name = "captioning"

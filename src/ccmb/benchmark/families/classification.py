@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ccmb.benchmark.families.options import SplitOption
 from ccmb.benchmark.families.retrieval import two_stages
-from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View, rounded
+from ccmb.benchmark.family import BilingualText, Interval, ResampledFamily, SetRequest, View, rounded
 from ccmb.core.errors import UsageError
 from ccmb.core.options import Flag, Options
 from ccmb.tasks.classification.family import CLASSES_HELP, TemplatesOption
@@ -38,7 +38,7 @@ class ClassificationBenchOptions(Options):
     ] = None
 
 
-class ClassificationBenchmark(BenchmarkFamily[ClassificationBenchOptions, "ClassSet", "Classification"]):
+class ClassificationBenchmark(ResampledFamily[ClassificationBenchOptions, "ClassSet", "Classification"]):
     """See `BenchmarkFamily`."""
 
     name = "classification"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ccmb.benchmark.families.options import PairBenchOptions
-from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View
+from ccmb.benchmark.family import BilingualText, Interval, ResampledFamily, SetRequest, View
 from ccmb.core.options import Flag
 from ccmb.tasks.generation.family import GenerateFlag, MeasuredPaintingOptions
 
@@ -28,7 +28,7 @@ class GenerationBenchOptions(MeasuredPaintingOptions, PairBenchOptions):
     limit: Annotated[int | None, Flag("Of --generate: paint the texts of the first N images alone.", min=2)] = None
 
 
-class GenerationBenchmark(BenchmarkFamily[GenerationBenchOptions, "GenerationSet", "Generation"]):
+class GenerationBenchmark(ResampledFamily[GenerationBenchOptions, "GenerationSet", "Generation"]):
     """See `BenchmarkFamily`."""
 
     name = "generation"

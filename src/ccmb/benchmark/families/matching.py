@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ccmb.benchmark.families.options import ImageBenchOptions
-from ccmb.benchmark.family import BenchmarkFamily, BilingualText, Interval, SetRequest, View, rounded
+from ccmb.benchmark.family import BilingualText, Interval, ResampledFamily, SetRequest, View, rounded
 
 if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.matching import MatchingSet
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ccmb.tasks.common.resampling import Metric
 
 
-class MatchingBenchmark(BenchmarkFamily[ImageBenchOptions, "MatchingSet", "Matching"]):
+class MatchingBenchmark(ResampledFamily[ImageBenchOptions, "MatchingSet", "Matching"]):
     """See `BenchmarkFamily`."""
 
     name = "matching"
