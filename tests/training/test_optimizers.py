@@ -45,12 +45,13 @@ def test_orthogonalising_keeps_the_directions_and_evens_out_the_lengths(shape):
         assert (of_matrix * polar(matrix)).sum() > 0.6 * min(shape)
 
 
-def test_muon_takes_the_steps_of_torchs_muon_one_matrix_at_a_time():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_muon_takes_the_steps_of_torchs_muon_one_matrix_at_a_time(bf16):
     torch.manual_seed(2)
     own_weights = [nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(7, 3))]
     torch_weights = [nn.Parameter(p.detach().clone()) for p in own_weights]
     start = [p.detach().clone() for p in own_weights]
-    one = Muon(own_weights, lr=0.01, weight_decay=0.1)
+    one = Muon(own_weights, lr=0.01, weight_decay=0.1, bf16=bf16)
     other = torch.optim.Muon(torch_weights, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(4):
         for own, torch_weight in zip(own_weights, torch_weights, strict=True):
@@ -63,6 +64,18 @@ def test_muon_takes_the_steps_of_torchs_muon_one_matrix_at_a_time():
         # torch's iteration is in bfloat16, hence not exactly ours.
         assert torch.nn.functional.cosine_similarity(way, its_way, dim=0) > 0.99
         assert way.norm() / its_way.norm() == pytest.approx(1, abs=0.05)
+
+
+def test_only_float32_is_made_orthogonal_in_bfloat16():
+    gradient = torch.randn(6, 9, generator=torch.Generator().manual_seed(5))
+    moved = {}
+    for dtype, bf16 in ((torch.float32, False), (torch.float32, True), (torch.float64, False), (torch.float64, True)):
+        weight = nn.Parameter(torch.zeros(6, 9, dtype=dtype))
+        weight.grad = gradient.to(dtype)
+        Muon([weight], bf16=bf16).step()
+        moved[dtype, bf16] = weight.detach()
+    assert torch.equal(moved[torch.float64, False], moved[torch.float64, True])
+    assert not torch.equal(moved[torch.float32, False], moved[torch.float32, True])
 
 
 def test_a_convolution_moves_as_the_matrix_that_it_is():

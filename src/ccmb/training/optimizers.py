@@ -31,17 +31,24 @@ class Muon(torch.optim.Optimizer):
     gives a step the size of an AdamW step (Liu et al. 2025, arXiv 2502.16982). A convolution counts as a matrix
     (out, in * height * width).
 
-    torch.optim.Muon does the same, but for two-dimensional weights alone, one at a time and in bfloat16, which
+    torch.optim.Muon does the same, but for two-dimensional weights alone, one at a time and always in bfloat16, which
     processors without bfloat16 units compute many times slower.
 
     Args:
         params: weights of two or more dimensions that are not lookup tables, or groups of them.
+        bf16: make the steps of float32 weights orthogonal in bfloat16, which is enough for them (Jordan et al.).
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        bf16: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -60,7 +67,9 @@ class Muon(torch.optim.Optimizer):
                 )  # Nesterov's look ahead
                 alike[matrix.shape].append((parameter, matrix))
             for shape, pairs in alike.items():
-                steps = orthogonalise(torch.stack([matrix for _, matrix in pairs]))
+                matrices = torch.stack([matrix for _, matrix in pairs])
+                half = self.bf16 and matrices.dtype == torch.float32
+                steps = orthogonalise(matrices.bfloat16() if half else matrices).to(matrices.dtype)
                 size = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for (parameter, _), step in zip(pairs, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -78,18 +87,18 @@ def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
 def make_optimizers(
-    groups: Iterable[ParameterGroup], options: OptimizerRecipe, module: nn.Module
+    groups: Iterable[ParameterGroup], options: OptimizerRecipe, module: nn.Module, bf16: bool = False
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters; with `options.muon_lr_scale`, Muon for matrices and AdamW for the others.
 
     Lookup tables do not count as matrices of Muon. Weight decay is on matrices only, unless `options` give biases or
     other vectors and scalars a decay of their own. Each group of the optimisers has `peak` and `start`, which
-    `set_learning_rates` reads.
+    `set_learning_rates` reads. With `bf16` Muon computes its steps in it.
     """
     tables = {layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding)}
     biases = (
@@ -121,7 +130,7 @@ def make_optimizers(
     if adamw:
         made.append(torch.optim.AdamW(adamw, betas=options.betas, fused=True))
     if muon:
-        made.append(Muon(muon))
+        made.append(Muon(muon, bf16=bf16))
     return made
 
 

@@ -90,7 +90,9 @@ class Trainer:
         self.world, self.device = world(), choose_device(recipe.device)
         widen(task.module).to(self.device)
         self.module = wrap(task.module, recipe.parallel, task.units())
-        self.optimizers = make_optimizers(task.groups(), optimizer, task.module)
+        self.optimizers = make_optimizers(
+            task.groups(), optimizer, task.module, computes_bf16(self.device, recipe.precision)
+        )
         decay = recipe.model_ema_decay
         self.average = None if decay is None else AveragedWeights(task.module, decay)
         self.step = 0
