@@ -20,7 +20,7 @@ from ccmb.core.device import native_bf16
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import ranks_both_ways, two_stage_ranks
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.loading import load_model
@@ -141,7 +141,7 @@ def recalls(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     samples = read_pairs(options.data, options.split, [options.text_field])
     images = ImageSource.open(options.data.parent / "images.tar")
     texts = [sample.texts[: options.limit_texts] for sample in samples]
-    gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, images.load)
+    gallery = encode_gallery(R2D2Encoder(model, processor), [sample.image for sample in samples], texts, images.load)
     model.config.ranking_rule = "sum"  # the official one
     reports, claims = {"official": official_recalls(model, gallery, options.recall_depth)}, []
     for name, rank_options in ways(options.bf16).items():

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.search.filters import BUILT_IN, compile_conditions, parse_condition
 from ccmb.search.memory_store import MemoryStore
 from ccmb.search.vector_store import Entry, Store, VectorStore
@@ -215,7 +216,7 @@ def measure_queries(folder: Path, images: Path | None) -> dict[str, Any]:
     for name, kept in (("anew", 0), ("kept in the index", 2**30)):
         out = folder / f"index {name}"
         started = clock()
-        report = build_index([images], out, model, processor, folder / "model", states_bytes=kept)
+        report = build_index([images], out, R2D2Stages(model, processor, source=folder / "model"), states_bytes=kept)
         result[f"index, states {name}"] = {
             "pictures_per_second": report.added / (clock() - started),
             "mib": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20,

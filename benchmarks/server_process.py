@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.tokenizer import train_tokenizer
@@ -76,7 +77,7 @@ def draw_shelf(folder: Path, shape: str, images: int) -> Shelf:
         )
         R2D2Processor(tokenizer, config.image_size, config.max_text_tokens).save_pretrained(model)
     network, processor = R2D2Model.from_pretrained(model).eval(), R2D2Processor.from_pretrained(model)
-    build_index([corpus / "images.tar"], index, network, processor, model)
+    build_index([corpus / "images.tar"], index, R2D2Stages(network, processor, source=model))
     return Shelf(index, texts)
 
 

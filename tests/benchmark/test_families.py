@@ -19,6 +19,7 @@ from ccmb.benchmark.runner import run_benchmark
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.images.source import ImageSource
 from ccmb.datasets.matching import open_labelled
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from ccmb.r2d2.loading import load_model
@@ -26,7 +27,7 @@ from ccmb.scenes.classification import write_class_folders
 from ccmb.scenes.scene import COLOURS, KINDS
 from ccmb.tasks.classification.evaluate import evaluate_classes
 from ccmb.tasks.classification.prompts import TEMPLATES
-from ccmb.tasks.classification.rerank import r2d2_classifier
+from ccmb.tasks.classification.rerank import make_classifier
 from ccmb.tasks.common.datasets import RetrievalSet
 from ccmb.tasks.matching.evaluate import evaluate_matching
 from ccmb.tasks.matching.metrics import auc
@@ -124,7 +125,7 @@ def test_matching_metrics_are_those_of_evaluate_and_of_the_scores_kept(
     assert (result.family, result.stages, result.prompt_set, result.depth) == (
         "matching", ("pre_ranking", "ranking"), None, None,
     )  # fmt: skip
-    report = evaluate_matching(*load_model(r2d2), open_labelled(labelled, "test"))["matching"]
+    report = evaluate_matching(R2D2Stages(*load_model(r2d2)), open_labelled(labelled, "test"))["matching"]
     section_json = section.model_dump(by_alias=True, exclude={"labels", "scores"}, exclude_defaults=False)
     for name, value in report.items():
         if name not in ("interval", "fitted", "pre_ranking"):
@@ -178,7 +179,7 @@ def test_classification_metrics_are_those_of_evaluate(r2d2: str, clip: str, tmp_
     result = read_result(first)
     section = result.classification
     assert section is not None
-    classifier = r2d2_classifier(*load_model(r2d2), opened.classes, opened.templates, 3)
+    classifier = make_classifier(R2D2Stages(*load_model(r2d2)), opened.classes, opened.templates, 3)
     report = evaluate_classes(classifier, ImageSource.open(tmp_path / "colours"))["classification"]
     section_json = json.loads(json.dumps(section.model_dump(by_alias=True, exclude={"ranks", "class_list"})))
     assert section_json == json.loads(json.dumps(report))

@@ -14,11 +14,12 @@ from ccmb.benchmark.evaluation.feature_cache import open_gallery, store_gallery
 from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
 from ccmb.benchmark.leaderboard.rows import leaderboard
-from ccmb.benchmark.models.open_model import open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.benchmark.runner import Outcome, run_benchmark
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.stages import RankOptions
 from ccmb.r2d2.loading import load_model
 from ccmb.tasks.retrieval.evaluate import evaluate, open_data
@@ -52,9 +53,9 @@ def run(models: list[str], pairs: Path, out: Path, settings: Settings = FEW) -> 
 def test_metrics_are_those_of_evaluate(pairs: Path, r2d2: str, tmp_path: Path) -> None:
     [path] = run([r2d2], pairs, tmp_path / "out").measured
     result = read_result(path)
-    report = evaluate(*load_model(r2d2), open_data(pairs, pairs.parent / "images", "test", ["texts"]), 3).report[
-        "retrieval"
-    ]
+    report = evaluate(
+        R2D2Stages(*load_model(r2d2)), open_data(pairs, pairs.parent / "images", "test", ["texts"]), 3
+    ).report["retrieval"]
     for direction in ("text_to_image", "image_to_text", "mean_recall"):
         assert getattr(result.retrieval, direction) == report[direction]
     assert result.retrieval.gain == report["gain_R@1"]

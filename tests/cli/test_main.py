@@ -336,7 +336,7 @@ def test_what_cannot_be_calibrated_is_named_and_the_model_stays_as_it_is(fails, 
     assert (copied / "config.json").read_bytes() == before
     tiny_model(cross_layers=0).save_pretrained(tmp_path / "towers")
     tiny_processor().save_pretrained(tmp_path / "towers")
-    fails(1, ["no match heads (PRD2)"], *calibrate, tmp_path / "towers", "--split", "train")
+    fails(1, ["no second stage"], *calibrate, tmp_path / "towers", "--split", "train")
 
 
 def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(command, trained, corpus, tmp_path):
@@ -422,9 +422,9 @@ def test_match_without_a_text_a_model_or_cross_encoders(command, fails, photos, 
     tiny_model(cross_layers=0).save_pretrained(towers)
     tiny_processor().save_pretrained(towers)
     code, out, err = command("match", "船", photos[0], "--model", towers)
-    assert (code, err) == (0, f"{towers}: no cross encoders, so the cosine is all there is\n")
+    assert (code, err) == (0, f"{towers}: no second stage, so the cosine is all there is\n")
     assert len(out.removeprefix(f"{photos[0]}  cosine ").split()) == 1
-    fails(2, ["needs cross encoders"], "match", "船", photos[0], "--model", towers, "--min-probability", 0.5)
+    fails(2, ["needs a second stage"], "match", "船", photos[0], "--model", towers, "--min-probability", 0.5)
 
 
 def test_unreadable_images_are_counted_and_listed_and_the_rest_goes_on(command, trained, tmp_path):

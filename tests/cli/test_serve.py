@@ -19,6 +19,7 @@ import pytest
 
 import ccmb
 from ccmb.core.errors import CcmbError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.query import SearchQuery
@@ -42,7 +43,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.save(root / "pictures" / f"{index}.png")
     tiny_model().save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
-    build_index([root / "pictures"], root / "index", tiny_model(), tiny_processor(), root / "model")
+    build_index([root / "pictures"], root / "index", R2D2Stages(tiny_model(), tiny_processor(), source=root / "model"))
     return root
 
 

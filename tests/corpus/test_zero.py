@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccmb.benchmark.models.corpus_scorer import ModelScorer
+from ccmb.benchmark.corpus_scorer import ModelScorer
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json, write_json
 from ccmb.corpus.analysis.reader import indexed_images

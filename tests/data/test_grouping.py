@@ -10,7 +10,6 @@ import pytest
 
 from ccmb.benchmark.evaluation.sets import open_measured_set
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.stored_features import StoredFeatures
 from ccmb.benchmark.runner import run_benchmark
 from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json, write_json
@@ -19,6 +18,7 @@ from ccmb.data.labelled_pairs import read_labelled_pairs
 from ccmb.data.pairs import open_pairs, read_pairs
 from ccmb.data.sample import Sample
 from ccmb.datasets import open_dataset
+from ccmb.inference.models.stored_features import StoredFeatures
 from ccmb.search.index_folder import IndexRecord
 from ccmb.search.indexing.user_fields import read_user_fields
 from ccmb.tasks.common.datasets import open_training

@@ -43,9 +43,9 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for the search index; what it was asked to index is listed."""
     calls: list[dict[str, Any]] = []
 
-    def build_index(images: Any, out: Path, network: Any, processor: Any, model: Any) -> None:
+    def build_index(images: Any, out: Path, model: Any) -> None:
         out.mkdir()
-        calls.append({"pictures": images, "model": model})
+        calls.append({"pictures": images, "model": model.source})
 
     monkeypatch.setitem(sys.modules, "ccmb.search.indexing.indexer", SimpleNamespace(build_index=build_index))  # type: ignore[arg-type]
     monkeypatch.setattr(quickstart, "QUICK", TINY)
@@ -78,7 +78,7 @@ def test_everything_is_done_once_and_reported_in_the_agreed_shape(
     assert f"{retrieval['mean_recall']['ranking']:.1f}" in page
     assert "Switched off: <strong>FgD</strong>" in page
     [call] = indexed
-    assert call == {"pictures": [out / "gallery"], "model": out / "run"}
+    assert call == {"pictures": [out / "gallery"], "model": str(out / "run" / "model")}
     held_out = [line["image"] for _, line in read_json_lines(out / "corpus" / "pairs.jsonl") if line["split"] == "test"]
     assert sorted(path.name for path in (out / "gallery").iterdir()) == sorted(held_out)
     assert len(held_out) == 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ccmb.inference.gallery import Gallery, encode_gallery
+from ccmb.inference.stages import R2D2Encoder
 from ccmb.inference.two_stage import Direction
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.two_towers import TowerOutput
@@ -33,4 +34,4 @@ DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
 
 def gallery_of(model: R2D2Model, batch: int = 128) -> Gallery:
     images = tiny_images(len(TEXTS_OF))
-    return encode_gallery(model, tiny_processor(), range(len(images)), TEXTS_OF, images.__getitem__, batch)
+    return encode_gallery(R2D2Encoder(model, tiny_processor()), range(len(images)), TEXTS_OF, images.__getitem__, batch)

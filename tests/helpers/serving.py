@@ -19,6 +19,7 @@ import uvicorn
 from PIL import Image
 
 from ccmb.core.errors import CcmbError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.search.filters import compile_conditions
 from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult, Test
 from ccmb.serving.app import make_app
@@ -124,8 +125,13 @@ def _passes(fields: Mapping[str, Any], condition: Condition) -> bool:
 
 
 @cache
+def tiny_stages() -> R2D2Stages:
+    return R2D2Stages(tiny_model(match_temperature=2.0), tiny_processor(), name="tiny")
+
+
+@cache
 def tiny_network() -> ModelWork:
-    return ModelWork(tiny_model(match_temperature=2.0), tiny_processor())
+    return ModelWork(tiny_stages())
 
 
 def tiny_app(index: FakeIndex | None = None, keys: Keys | None = None, **options: Any) -> Any:

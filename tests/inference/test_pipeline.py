@@ -20,6 +20,7 @@ from ccmb.inference.items import EncodedItems
 from ccmb.inference.pipeline import ImageHit, Pipeline
 from ccmb.inference.scoring import PairScore, StageScores
 from ccmb.inference.stages import CosineScorer, ImageLoader, RankOptions
+from ccmb.inference.user_images import open_image
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import PROOFS, assert_same, same
@@ -108,9 +109,15 @@ class Counted:
     images: list[Any] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
+    def prepare(self, image: Any) -> Any:
+        return self.encoder.prepare(image)
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        self.images += images
+        return self.encoder.encode_prepared(images)
+
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        self.images += map(load, names)
-        return self.encoder.encode_images(names, load)
+        return self.encode_prepared([self.prepare(load(name)) for name in names])
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         self.texts += texts
@@ -187,9 +194,14 @@ def test_towers_alone_order_by_cosine() -> None:
 class Colours:
     """Two towers of another kind: the mean colour, and the length of a text."""
 
+    def prepare(self, image: Any) -> Any:
+        return open_image(image).resize((1, 1)).getpixel((0, 0))
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        return self._output(torch.tensor(images, dtype=torch.get_default_dtype()))
+
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        means = [load(name).resize((1, 1)).getpixel((0, 0)) for name in names]
-        return self._output(torch.tensor(means, dtype=torch.get_default_dtype()))
+        return self.encode_prepared([self.prepare(load(name)) for name in names])
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self._output(torch.tensor([[len(text), 1.0, 2.0] for text in texts]))

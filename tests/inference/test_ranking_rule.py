@@ -9,6 +9,7 @@ import torch
 
 from ccmb.core.choices import RankingRule
 from ccmb.data.class_names import ImageClass
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.predict import Candidate, rank_candidates
@@ -46,14 +47,22 @@ def test_an_asked_rule_is_that_of_a_model_made_for_it(own: RankingRule, asked: R
 
     minimal = [MinimalPair(0, TEXTS[0], TEXTS[1], "colour")]
     of_minimal = [
-        score_minimal_pairs(network, processor, gallery.images, minimal, rule).ranking
+        score_minimal_pairs(
+            R2D2Stages(network, processor, options=RankOptions(ranking_rule=rule)), gallery.images, minimal
+        ).ranking
         for network, rule in ((model, asked), (made_for_it, None))
     ]
     assert torch.equal(of_minimal[0], of_minimal[1])  # type: ignore[arg-type]
 
     classes = [ImageClass((name,)) for name in ("猫", "小船", "雪山")]
     guesses = [
-        classify(network, processor, tiny_images(2), classes, top=2, depth=2, ranking_rule=rule)
+        classify(
+            R2D2Stages(network, processor, options=RankOptions(ranking_rule=rule)),
+            tiny_images(2),
+            classes,
+            top=2,
+            depth=2,
+        )
         for network, rule in ((model, asked), (made_for_it, None))
     ]
     assert [result.classes for result in guesses[0]] == [result.classes for result in guesses[1]]
@@ -81,8 +90,8 @@ def test_a_report_is_by_the_asked_rule(tmp_path: Path) -> None:
     data = save_pairs(tmp_path / "mine")
     of_set = open_data(data / "pairs.jsonl", data / "images", "val", ["texts"])
     model = tiny_model()
-    asked = evaluate(model, tiny_processor(), of_set, options=RankOptions(ranking_rule="log_odds")).report
-    expected = evaluate(tiny_model(ranking_rule="log_odds"), tiny_processor(), of_set).report
+    asked = evaluate(R2D2Stages(model, tiny_processor(), options=RankOptions(ranking_rule="log_odds")), of_set).report
+    expected = evaluate(R2D2Stages(tiny_model(ranking_rule="log_odds"), tiny_processor()), of_set).report
     del asked["seconds"], expected["seconds"]
     assert asked == expected
     assert (asked["ranking_rule"], model.config.ranking_rule) == ("log_odds", "sum")

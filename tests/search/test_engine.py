@@ -13,7 +13,7 @@ from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference import stages
-from ccmb.r2d2.loading import load_model
+from ccmb.inference.models.open_model import open_model
 from ccmb.search.blob_store import BlobStore
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
@@ -43,7 +43,7 @@ def made(tmp_path_factory) -> Path:
 
 
 def build(root: Path, out: str, **options) -> None:
-    build_index([root / "pictures"], root / out, *load_model(root / "model"), root / "model", **options)
+    build_index([root / "pictures"], root / out, open_model(root / "model"), **options)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_kept_states_give_the_same_scores_without_encoding(made, engine, monkeyp
     build(made, "plain")
     with open_engine(made / "plain", states_bytes=0) as plain:
         expected = {hit.key: hit.match for hit in plain.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
-    monkeypatch.setattr(type(engine.model), "encode_image", None)  # none is called
+    monkeypatch.setattr(type(engine.model), "encode_prepared", None)  # none is called
     result = {hit.key: hit.match for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT)).hits}
     assert result == pytest.approx(expected, abs=2e-3)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ccmb.core.errors import UsageError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import compile_conditions, parse_condition
@@ -104,9 +105,7 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
     build_index(
         [tmp_path / "photos"],
         tmp_path / "index",
-        network,
-        processor,
-        tmp_path / "model",
+        R2D2Stages(network, processor, source=tmp_path / "model"),
         fields=tmp_path / "fields.jsonl",
     )
     cases: list[tuple[object, set[str]]] = [
@@ -120,7 +119,7 @@ def test_types_hold_from_the_file_of_fields_to_the_requests_of_a_server(tmp_path
         ({"field": "sold", "comparison": "==", "value": False}, {"a.png", "c.png"}),
     ]  # fmt: skip
     with open_engine(tmp_path / "index") as engine:
-        app = make_app(ModelWork(network, processor), engine)
+        app = make_app(ModelWork(R2D2Stages(network, processor)), engine)
         for where, names in cases:
             result = post(app, "/search", {"text": TEXTS[0], "where": [where]}).json()
             assert {hit["name"] for hit in result["hits"]} == names, where

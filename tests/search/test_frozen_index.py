@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ccmb.core.errors import CcmbError
-from ccmb.r2d2.loading import load_model
+from ccmb.inference.models.open_model import open_model
 from ccmb.search import vector_store as store
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "photos").mkdir()
     for index, image in enumerate(tiny_images(COUNT)):
         image.save(root / f"photos/{index}.png")
-    build_index([root / "photos"], root / "index", *load_model(root / "model"), root / "model", states_bytes=2**20)
+    build_index([root / "photos"], root / "index", open_model(root / "model"), states_bytes=2**20)
     return root
 
 
@@ -116,7 +116,7 @@ def test_a_read_only_index_that_was_not_closed_in_order_is_read_from_a_copy(
 
 def test_a_read_only_index_is_served_and_refuses_writing_by_name(index: Path) -> None:
     with open_engine(index) as engine:
-        app = make_app(ModelWork(engine.model, engine.processor), engine, keys=KEYS)
+        app = make_app(ModelWork(engine.model), engine, keys=KEYS)
         answer = asked(app, lambda http: http.post("/search", json={"text": TEXTS[0], "k": COUNT}), ADMIN)
         assert len(answer.json()["hits"]) == COUNT
         key = answer.json()["hits"][0]["key"]

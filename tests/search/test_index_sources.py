@@ -13,7 +13,7 @@ import pytest
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import Excludes, why_passed_over
-from ccmb.r2d2.loading import load_model
+from ccmb.inference.models.open_model import open_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
 from ccmb.search.indexing.leaving import IndexReport, forget_sources
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def build(model: Path, tmp_path: Path) -> Build:
     def run(*named: Path | str, out: Path | None = None, **options: object) -> IndexReport:
-        return build_index(named, out or tmp_path / "index", *load_model(model), model, **options)  # type: ignore[arg-type]
+        return build_index(named, out or tmp_path / "index", open_model(model), **options)  # type: ignore[arg-type]
 
     return run
 

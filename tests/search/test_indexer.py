@@ -18,7 +18,7 @@ from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.corpus.simulation.server import serve
-from ccmb.r2d2.loading import load_model
+from ccmb.inference.models.open_model import open_model
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
 from ccmb.search.indexing import indexer as building
@@ -42,7 +42,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def build(model, tmp_path):
     def run(*images, out="index", **options) -> IndexReport:
-        return build_index(images, tmp_path / out, *load_model(model), model, **options)
+        return build_index(images, tmp_path / out, open_model(model), **options)
 
     return run
 

@@ -13,6 +13,8 @@ from ccmb.core.text.cleaning import clean, clean_query
 from ccmb.core.text.simplified import simplify
 from ccmb.core.validation import check_text
 from ccmb.data.class_names import classes_of_names
+from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
@@ -43,7 +45,7 @@ def index(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, image in enumerate(tiny_images(6)):
         (folder / "photos").mkdir(exist_ok=True)
         image.save(folder / f"photos/{row}.png")
-    build_index([folder / "photos"], folder / "index", *load_model(model), model)
+    build_index([folder / "photos"], folder / "index", open_model(model))
     return folder / "index"
 
 
@@ -116,11 +118,13 @@ def test_a_search_finds_the_same_however_the_text_is_spelt(index: Path) -> None:
 
 def test_match_and_classify_read_texts_cleaned_and_name_classes_as_given(model: Path) -> None:
     network, processor = load_model(model)
-    plain, written = (match_images(network, processor, text, tiny_images(2))[0] for text in (PLAIN, WRITTEN))
+    plain, written = (
+        match_images(R2D2Stages(network, processor), text, tiny_images(2))[0] for text in (PLAIN, WRITTEN)
+    )
     assert plain.cosine == pytest.approx(written.cosine, abs=1e-6)
     spelling = ["綠樹", "\u200b足球"]
-    (result,) = classify(network, processor, tiny_images(1), classes_of_names(spelling), ["{}"])
-    (known,) = classify(network, processor, tiny_images(1), classes_of_names(["绿树", "足球"]), ["{}"])
+    (result,) = classify(R2D2Stages(network, processor), tiny_images(1), classes_of_names(spelling), ["{}"])
+    (known,) = classify(R2D2Stages(network, processor), tiny_images(1), classes_of_names(["绿树", "足球"]), ["{}"])
     assert [item.name for item in result.classes] == [spelling[item.index] for item in known.classes]
     assert [item.cosine for item in result.classes] == pytest.approx([item.cosine for item in known.classes], abs=1e-6)
 

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from ccmb.cli import main as cli
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.images.source import load_image
+from ccmb.inference.models.open_model import open_model
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from ccmb.r2d2.loading import load_model
 from ccmb.search.contact_sheet import contact_sheet
@@ -41,7 +42,7 @@ def save_model(folder: Path, **changes) -> Path:
 
 
 def build(images: Path, index: Path, model: Path) -> IndexReport:
-    return build_index([images], index, *load_model(model), model)
+    return build_index([images], index, open_model(model))
 
 
 def search_index(index: Path, model: Path | None = None, text: str | None = None, image=None, **options) -> list[Hit]:
@@ -107,7 +108,7 @@ def test_indexing_again_encodes_only_what_is_new_or_changed(images, model, tmp_p
 
     Image.new("RGB", (32, 32), "red").save(images / "冬/0.png")
     Image.new("RGB", (32, 32), "blue").save(images / "new.png")
-    report = build_index([images, images / "../图片"], index, *load_model(model), model)
+    report = build_index([images, images / "../图片"], index, open_model(model))
 
     assert report == IndexReport(added=1, updated=1, skipped_known=COUNT - 1)
     after = stored(index, model)

@@ -14,6 +14,8 @@ import torch
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.class_names import classes_of_names
+from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.inference.user_images import Prepared
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.search.query import Condition, SearchQuery
 from ccmb.serving.app import make_app
@@ -94,7 +96,8 @@ def test_every_way_to_ask_reaches_the_index() -> None:
     assert (like.like, like.rank) == (key, False)
     for query in (as_json, as_form):
         assert query.image is not None
-        assert torch.equal(*(tiny_network().processor.images([item]) for item in (query.image, image)))
+        assert isinstance(query.image, Prepared)
+        assert torch.equal(query.image.value, tiny_network().model.prepare(image))
         shown = {name: getattr(query, name) for name in form}
         assert shown == {name: body[name] for name in form}
         assert query.where == (Condition("width", ">=", 300), Condition("folder", "under", "夏"))
@@ -193,7 +196,7 @@ def test_an_image_that_goes_while_its_like_is_asked_for_is_not_there() -> None:
 def test_embeddings_are_the_networks_in_both_forms() -> None:
     app, network, image = tiny_app(), tiny_network(), tiny_images(1, seed=5)[0]
     texts = network.embed_texts(TEXTS[:2])
-    [of_image] = network.embed_images([image])
+    [of_image] = network.embed_images([Prepared(network.model.prepare(image))])
     result = post(app, "/embed", {"texts": TEXTS[:2], "pictures": [b64(png(image))]}).json()
     assert result["dim"] == len(of_image)
     torch.testing.assert_close(torch.tensor(result["texts"]), torch.stack(texts), rtol=0, atol=TINY_ERROR)
@@ -217,7 +220,7 @@ def test_embeddings_are_the_networks_in_both_forms() -> None:
 def test_matching_is_that_of_the_command_line() -> None:
     images = tiny_images(3, seed=1)
     network = tiny_network()
-    expected = match_images(network.model, network.processor, TEXTS[0], images, 0.5)
+    expected = match_images(network.model, TEXTS[0], images, 0.5)
     body = {"text": TEXTS[0], "pictures": [b64(png(item)) for item in images], "min_probability": 0.5}
     result = post(tiny_app(), "/match", body).json()["results"]
     for item, right in zip(result, expected, strict=True):
@@ -228,7 +231,7 @@ def test_matching_is_that_of_the_command_line() -> None:
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability() -> None:
-    app = make_app(ModelWork(tiny_model(), tiny_processor()), FakeIndex())
+    app = make_app(ModelWork(R2D2Stages(tiny_model(), tiny_processor())), FakeIndex())
     body = {"text": TEXTS[0], "pictures": [b64(png(tiny_images(1)[0]))]}
     [results] = post(app, "/match", body).json()["results"]
     assert results["match"] is not None
@@ -263,9 +266,7 @@ def test_reranking_orders_images_keys_and_texts() -> None:
 def test_classes_are_those_of_the_command_line(depth: int | None) -> None:
     names = ["猫/猫咪", "狗", "红色的船", "湖泊"]
     images, network = tiny_images(3, seed=4), tiny_network()
-    expected = classify(
-        network.model, network.processor, images, classes_of_names(names), SETS["plain"], top=3, depth=depth
-    )
+    expected = classify(network.model, images, classes_of_names(names), SETS["plain"], top=3, depth=depth)
     body = {"pictures": [b64(png(item)) for item in images], "classes": names, "top": 3, "depth": depth}
     result = post(tiny_app(), "/classify", body).json()["results"]
     for item, right in zip(result, expected, strict=True):
@@ -321,8 +322,8 @@ def test_names_of_new_images_lead_nowhere(name: str) -> None:
 
 def test_captions_are_those_of_the_command_line() -> None:
     plain = tiny_network()
-    captioner = R2D2Captioner.from_r2d2(plain.model, plain.processor).eval()
-    work = ModelWork(plain.model, plain.processor, (captioner, plain.processor))
+    captioner = R2D2Captioner.from_r2d2(tiny_model(match_temperature=2.0), tiny_processor()).eval()
+    work = ModelWork(plain.model, (captioner, tiny_processor()))
     images = tiny_images(2, seed=6)
     expected = caption_images(captioner, plain.processor, images)
     result = post(make_app(work), "/caption", {"pictures": [b64(png(item)) for item in images]}).json()["results"]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ccmb.benchmark.evaluation.measurement import MeasuredSet, Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Result, Section, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.common.resampling import Metric
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -125,17 +125,17 @@ class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):
         Raises:
             UsageError: such an option was given; the message names it.
         """
-        from ccmb.benchmark.models.open_model import may_rank
+        from ccmb.inference.models.open_model import may_rank
 
         options.need_second_stage(any(map(may_rank, models)), ", ".join(models), *self.second_stage)
 
     @abstractmethod
-    def depends_on(self, model: BenchmarkModel, opened: SetT, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: SetT, settings: Settings) -> dict[str, Any]:
         """Everything that results depend on, beyond model, data and the settings that all families share."""
 
     @abstractmethod
     def measure(
-        self, model: BenchmarkModel, opened: SetT, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: SetT, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[SectionT]:
         """All metrics of a model on a set.
 

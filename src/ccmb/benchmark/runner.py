@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 from ccmb.benchmark.evaluation.measurement import MeasuredSet, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel
-from ccmb.benchmark.models.open_model import label_and_source, open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.provenance import commit, hardware
 from ccmb.benchmark.results.result import Data, Measured, Result, Seen, read_result, result_key, slug
@@ -27,6 +25,8 @@ from ccmb.core.files import write_json
 from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.seen_images import seen_mark
+from ccmb.inference.models.base import Model
+from ccmb.inference.models.open_model import label_and_source, open_model
 from ccmb.tasks.common.seen import seen_by
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, sets: Sequence[MeasuredSet], out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
         self.sets = [(opened, Readable(opened)) for opened in sets]
-        self._opened: tuple[str, BenchmarkModel | CcmbError] | None = None
+        self._opened: tuple[str, Model | CcmbError] | None = None
 
     def name_of(self, job: Job) -> str:
         return f"{label_and_source(job.model)[0]} on {self.sets[job.set_index][0].name}"
@@ -95,7 +95,7 @@ class Bench:
             return Outcome(failed=[f"{self.name_of(job)}: {error}"])
         return Outcome(measured=[path])
 
-    def _open(self, model: str) -> BenchmarkModel | CcmbError:
+    def _open(self, model: str) -> Model | CcmbError:
         if self._opened is None or self._opened[0] != model:
             self._opened = None  # the last one's memory is free before the next one is loaded
             try:
@@ -159,7 +159,7 @@ def _seen(model: str, opened: MeasuredSet) -> Seen | None:
     return None if mark is None else Seen.model_validate(mark)
 
 
-def _key(model: BenchmarkModel, opened: MeasuredSet, settings: Settings, seen: Seen | None) -> str:
+def _key(model: Model, opened: MeasuredSet, settings: Settings, seen: Seen | None) -> str:
     values: dict[str, Any] = {"seed": settings.seed, "draws": settings.draws, "setting": settings.setting}
     if seen is not None and seen.images:
         values["seen"] = seen.images
@@ -175,7 +175,7 @@ def _is_done(path: Path, key: str) -> bool:
 
 
 def _result(
-    model: BenchmarkModel,
+    model: Model,
     opened: MeasuredSet,
     readable: Readable,
     cache: Path,

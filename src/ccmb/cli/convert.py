@@ -107,14 +107,13 @@ def calibrate(
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.core.files import write_json
-    from ccmb.inference.interface import load_network
+    from ccmb.inference.models.open_model import open_model
     from ccmb.r2d2.folders.match_temperature import store_match_temperature
     from ccmb.r2d2.loading import model_folder
     from ccmb.tasks.matching.calibrate import calibrate as run_calibration
 
     image_path, folder = images or folder_for_pairs(data), model_folder(model)
-    network, processor = load_network(folder)
-    report = run_calibration(network, processor, data, image_path, split, text_field or ["texts"], depth)
+    report = run_calibration(open_model(folder), data, image_path, split, text_field or ["texts"], depth)
     store_match_temperature(folder, report["match_temperature"])
     if json_file:
         write_json(json_file, report)

@@ -38,8 +38,8 @@ def export(
 
     Example: ccmb export --model quickstart/run --out int8 --data quickstart/corpus/pairs.jsonl --text-field captions
     """
-    from ccmb.benchmark.models.open_model import may_rank
     from ccmb.core.files import write_json
+    from ccmb.inference.models.open_model import may_rank
     from ccmb.r2d2.loading import load_model
     from ccmb.r2d2.onnx.export import export_model
     from ccmb.r2d2.onnx.runtime import load_exported

@@ -13,7 +13,7 @@ from ccmb.core.terminal import visible_line
 from ccmb.tasks.classification.family import CLASSES_HELP, TEMPLATES_HELP
 
 if TYPE_CHECKING:
-    from ccmb.r2d2.processing import R2D2Processor
+    from ccmb.inference.models.base import Model
 
 
 def match(
@@ -28,18 +28,18 @@ def match(
     Example: ccmb match "乔丹投篮" jordan.jpg --model runs/flickr8k --min-probability 0.5
     """
     from ccmb.core.validation import check_min_probability, check_text
-    from ccmb.inference.interface import load_network
+    from ccmb.inference.models.open_model import open_model
     from ccmb.tasks.matching.predict import match_images
 
     check_text(text, "to match")  # before the model is loaded in vain
     check_min_probability(min_probability)
-    network, processor = load_network(model)
-    say_unknown(processor, [text])
-    results = match_images(network, processor, text, images, min_probability)
+    opened = open_model(model)
+    say_unknown(opened, [text])
+    results = match_images(opened, text, images, min_probability)
     say_unreadable([result.error for result in results if result.error])
-    if not network.can_rank:
-        typer.echo(f"{model}: no cross encoders, so the cosine is all there is", err=True)
-    elif not (network.config.is_calibrated or as_json):
+    if not opened.can_rank:
+        typer.echo(f"{model}: no second stage, so the cosine is all there is", err=True)
+    elif not (opened.is_calibrated or as_json):
         typer.echo(f"{model}: not calibrated, so the match score is no probability: run ccmb calibrate", err=True)
     lines = [
         f"{visible_line(result.image)}  cosine {result.cosine:.3f}"
@@ -73,15 +73,15 @@ def classify(
     Example: ccmb classify cat.jpg dog.jpg --model runs/flickr8k --classes 猫,狗,汽车 --top 1
     """
     from ccmb.data.class_names import SHIPPED, read_classes
-    from ccmb.inference.interface import load_network
+    from ccmb.inference.models.open_model import open_model
     from ccmb.tasks.classification.prompts import read_templates
     from ccmb.tasks.classification.rerank import classify as run_classify
 
     known, prompts = read_classes(classes), read_templates(templates)  # before the model is loaded in vain
-    network, processor = load_network(model)
+    opened = open_model(model)
     if classes not in SHIPPED:
-        say_unknown(processor, [label.name for label in known])
-    results = run_classify(network, processor, images, known, prompts, top, depth)
+        say_unknown(opened, [label.name for label in known])
+    results = run_classify(opened, images, known, prompts, top, depth)
     say_unreadable([result.error for result in results if result.error])
     lines = [
         "  ".join(
@@ -100,12 +100,11 @@ def classify(
     )
 
 
-def say_unknown(processor: R2D2Processor, texts: list[str]) -> None:
+def say_unknown(model: Model, texts: list[str]) -> None:
     """Report on stderr the texts that the model knows no word of."""
     from ccmb.core.text.cleaning import clean_query
-    from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 
-    unknown = wholly_unknown(processor, [clean_query(text) for text in texts])
+    unknown = model.unknown([clean_query(text) for text in texts])
     shown = [repr(text) for text, is_unknown in zip(texts, unknown, strict=True) if is_unknown]
     if shown:
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""

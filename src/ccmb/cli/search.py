@@ -62,7 +62,7 @@ def index(
     context: typer.Context,
     images: Annotated[list[str] | None, typer.Argument(help=IMAGES_HELP)] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A run or model folder; by default the index's own.")
+        str | None, typer.Option("--model", "-m", help="A model, see `ccmb models`; by default the index's own.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The index folder.")] = Path("index"),
     fields: FieldsOption = None,
@@ -80,7 +80,7 @@ def index(
 
     Example: ccmb index ~/Pictures --model quickstart/run --out index
     """
-    from ccmb.inference.interface import load_network
+    from ccmb.inference.models.open_model import open_model
     from ccmb.search.index_folder import model_of
     from ccmb.search.indexing.indexer import build_index
     from ccmb.search.indexing.leaving import IndexReport, forget_sources
@@ -94,15 +94,13 @@ def index(
         return
     if model is None:
         model = str(model_of(out))
-    network, processor = load_network(model, fast)
-    need_second_stage(context, network.can_rank, model, "states")
+    opened = open_model(model, fast=fast)
+    need_second_stage(context, opened.can_rank, model, "states")
     with orderly_end():
         report = build_index(
             images or [],
             out,
-            network=network,
-            processor=processor,
-            model=model,
+            opened,
             store=store,
             fields=fields,
             gone=gone,

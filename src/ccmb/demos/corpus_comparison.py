@@ -118,6 +118,7 @@ def _draw_held_out(folder: Path) -> None:
 
 def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> dict[str, Any]:
     from ccmb.core.config.recipe_files import find_recipe, load_recipe
+    from ccmb.inference.models.r2d2 import R2D2Stages
     from ccmb.r2d2.loading import load_model
     from ccmb.tasks.pretraining.recipe import PretrainRecipe
     from ccmb.tasks.pretraining.run import pretrain
@@ -127,7 +128,9 @@ def _train_and_measure(folder: Path, kind: str, held_out: Path, steps: int) -> d
     pretrain(load_recipe(PretrainRecipe, find_recipe("quickstart"), overrides), folder / f"run-{kind}")
     model, processor = load_model(folder / f"run-{kind}")
     pairs, images = held_out / "pairs.jsonl", held_out / "images.tar"
-    measured = evaluate(model, processor, open_data(pairs, images, "test", ["captions"]), 1, texts_per_image=1)
+    measured = evaluate(
+        R2D2Stages(model, processor), open_data(pairs, images, "test", ["captions"]), 1, texts_per_image=1
+    )
     retrieval = measured.report["retrieval"]
     recalls = {name: retrieval[name]["pre_ranking"] for name in ("text_to_image", "image_to_text")}
     return {**recalls, "mean_recall": retrieval["mean_recall"]["pre_ranking"]}

@@ -177,13 +177,14 @@ class Quickstart:
     def evaluate(self) -> None:
         """Measure, and write the report and the examples, so that the page needs no model."""
         from ccmb.demos.report.examples import gather_examples
+        from ccmb.inference.models.r2d2 import R2D2Stages
         from ccmb.tasks.pretraining.model_card import write_model_card
         from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
         model, processor = self.model
         depth = self.size.depth
         data = open_data(self.pairs, self.images, "test", ["captions"])
-        evaluation = evaluate(model, processor, data, depth, texts_per_image=1)
+        evaluation = evaluate(R2D2Stages(model, processor), data, depth, texts_per_image=1)
         kept = {
             "report": {name: value for name, value in evaluation.report.items() if name != "seconds"},
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -199,12 +200,13 @@ class Quickstart:
 
         A network that cannot be calibrated, such as one without cross encoders, keeps its cosine or match score.
         """
+        from ccmb.inference.models.r2d2 import R2D2Stages
         from ccmb.r2d2.folders.match_temperature import store_match_temperature
         from ccmb.tasks.matching.calibrate import calibrate
 
         model, processor = self.model
         try:
-            report = calibrate(model, processor, self.pairs, self.images, split="val", fields=["captions"])
+            report = calibrate(R2D2Stages(model, processor), self.pairs, self.images, split="val", fields=["captions"])
         except CcmbError as error:
             LOGGER.warning("not calibrated: %s", error)
             write_json(self.calibration, {"match_temperature": None, "error": str(error)})
@@ -230,6 +232,7 @@ class Quickstart:
     def index(self) -> None:
         """Copy the held-out images into a folder, where users can look at hits, and index it."""
         from ccmb.data.images.source import ImageSource
+        from ccmb.inference.models.r2d2 import R2D2Stages
         from ccmb.search.indexing.indexer import build_index
 
         images, gallery = ImageSource.open(self.images), self.out / "gallery"
@@ -238,8 +241,7 @@ class Quickstart:
             if line.get("split") == "test" and not target.exists():
                 with atomic_write(target, "wb") as file:
                     file.write(images.raw(line["image"]))
-        model, processor = self.model
-        build_index([gallery], self.out / "index", model, processor, model=self.out / "run")
+        build_index([gallery], self.out / "index", R2D2Stages(*self.model, source=self.out / "run"))
 
     def caption(self, size: Generative) -> None:
         describe_images(self.out / "run", self.pairs.parent, self.out / "captioner", size, self.captions)

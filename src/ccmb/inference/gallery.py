@@ -12,10 +12,8 @@ from torch import Tensor
 from ccmb.core.choices import Convention
 from ccmb.core.progress import Advance, progress
 from ccmb.inference.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
-from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
-from ccmb.inference.stages import Encoder, ImageLoader, R2D2Encoder
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.inference.stages import ImageLoader, SetEncoder
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
@@ -67,8 +65,7 @@ class Gallery:
 
 
 def encode_gallery(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    encoder: SetEncoder,
     images: Sequence[Any],
     texts: Sequence[Sequence[str]],
     load: ImageLoader,
@@ -76,13 +73,13 @@ def encode_gallery(
     convention: Convention = "equal_texts",
 ) -> Gallery:
     """Encode G images (opened by `load`) and their texts, one or several an image."""
-    return encode_gallery_with(R2D2Encoder(model, processor), images, texts, load, batch).with_convention(
+    return encode_gallery_with(encoder, images, texts, load, batch).with_convention(
         [text for of_image in texts for text in of_image], convention
     )
 
 
 def encode_gallery_with(
-    encoder: Encoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: ImageLoader, batch: int = 128
+    encoder: SetEncoder, images: Sequence[Any], texts: Sequence[Sequence[str]], load: ImageLoader, batch: int = 128
 ) -> Gallery:
     """Encode a gallery with any encoder; its answers get their convention from `Gallery.with_convention`."""
     flat = [text for of_image in texts for text in of_image]
@@ -95,7 +92,7 @@ def encode_gallery_with(
 
 
 def image_batches(
-    encoder: Encoder, images: Sequence[Any], load: ImageLoader, batch: int, advance: Advance
+    encoder: SetEncoder, images: Sequence[Any], load: ImageLoader, batch: int, advance: Advance
 ) -> Iterator[TowerOutput]:
     """Images encoded in their order."""
     for start in range(0, len(images), batch):
@@ -104,7 +101,7 @@ def image_batches(
 
 
 def text_batches(
-    encoder: Encoder, texts: Sequence[str], batch: int, advance: Advance
+    encoder: SetEncoder, texts: Sequence[str], batch: int, advance: Advance
 ) -> Iterator[tuple[Tensor, TowerOutput]]:
     """Encoded texts with their indices; texts of like length share a batch, so that little padding is computed."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

@@ -15,7 +15,7 @@ from ccmb.core.progress import progress
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
 from ccmb.inference.scoring import match_probability
-from ccmb.inference.stages import Encoder, ImageLoader, PairScorer
+from ccmb.inference.stages import ImageLoader, PairScorer, SetEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PairScores:
 
 
 def score_labelled(
-    encoder: Encoder, scorer: PairScorer, samples: Sequence[Sample], load: ImageLoader, batch: int = 128
+    encoder: SetEncoder, scorer: PairScorer, samples: Sequence[Sample], load: ImageLoader, batch: int = 128
 ) -> PairScores:
     """Score labelled pairs, in their order, so many images at a time: memory does not grow with the pairs.
 

@@ -26,7 +26,7 @@ from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import PairScore, pair_cosines
 from ccmb.inference.stages import EXACT_OPTIONS, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
-from ccmb.inference.user_images import encode_readable, unreadable_images
+from ccmb.inference.user_images import AnyImage, encode_readable, unreadable_images
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput
@@ -141,7 +141,7 @@ class Pipeline:
             raise CcmbError(f"{self.name or 'this model'}: no R2D2; use the pipeline's encoder and scorer")
         return self.encoder
 
-    def encode_images(self, images: Sequence[ImageInput], batch_size: int = BATCH) -> TowerOutput:
+    def encode_images(self, images: Sequence[AnyImage], batch_size: int = BATCH) -> TowerOutput:
         """Encode B images: `embed` (B, D), L2-normalised, and token `states`, on the CPU.
 
         Raises:
@@ -166,7 +166,7 @@ class Pipeline:
         starts = _starts(texts, batch_size, "texts")
         return TowerOutput.cat([self.encoder.encode_texts(texts[start : start + batch_size]) for start in starts])
 
-    def score(self, pairs: Sequence[tuple[str, ImageInput]], batch_size: int = BATCH) -> list[PairScore]:
+    def score(self, pairs: Sequence[tuple[str, AnyImage]], batch_size: int = BATCH) -> list[PairScore]:
         """Both stages' scores of pairs of a text and an image, in their order.
 
         Each text and each image is encoded once, however many pairs have it; memory does not grow with the images.
@@ -287,7 +287,7 @@ def _first_stage(cosine: float) -> PairScore:
     return PairScore(cosine, None, None, cosine)
 
 
-def _key(image: ImageInput) -> Hashable:
+def _key(image: AnyImage) -> Hashable:
     """The key of an image, so that one that several pairs share is encoded once."""
     return str(image) if isinstance(image, str | Path) else image if isinstance(image, bytes) else id(image)
 

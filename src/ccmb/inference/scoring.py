@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from ccmb.core.choices import RankingRule
-from ccmb.core.errors import UsageError
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
 from ccmb.r2d2.cross_encoder import RankOutput
@@ -99,19 +98,6 @@ class StageScores:
         probability = none if self.probability is None else self.probability.tolist()
         columns = (self.cosine.tolist(), match, probability, self.ranking.tolist())
         return [PairScore(*row) for row in zip(*columns, strict=True)]
-
-
-def check_gives_probability(model: TwoStageModel) -> None:
-    """Refuse a minimum match probability if the model gives no probability.
-
-    Raises:
-        UsageError: it has no cross encoders, or is not calibrated.
-    """
-    needs = "min_probability: a least probability needs"
-    if not model.can_rank:
-        raise UsageError(f"{needs} cross encoders, and this model is of towers alone (PRD2)")
-    if not model.config.is_calibrated:
-        raise UsageError(f"{needs} a calibrated model: run ccmb calibrate on this one first, or leave it out")
 
 
 def pair_cosines(images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.scoring import Match, StageScores, in_bf16, pair_cosines, rank_pairs, ranking_scores
 from ccmb.r2d2.modeling import R2D2Model
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput, fast_parts
 
 ImageLoader = Callable[[Any], Image.Image]
@@ -32,14 +33,28 @@ RankScores = Callable[[EncodedItems, EncodedItems, Tensor, Tensor, Tensor], Tens
 DEFAULT_KEEP = 16  # some more than the ten whose order recalls tell
 
 
-class Encoder(Protocol):
-    """A first stage: the cosine of an image's and a text's embedding orders. What it returns is on the CPU."""
+class SetEncoder(Protocol):
+    """A first stage over the images and texts of a set. What it returns is on the CPU."""
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         """Encode B images; `load` opens one by its name."""
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         """Encode B texts."""
+
+
+class Encoder(SetEncoder, Protocol):
+    """A first stage over any images: the cosine of an image's and a text's embedding orders."""
+
+    def prepare(self, image: ImageInput) -> Any:
+        """What the encoder reads of one image: small, so that many can wait, and made in any thread.
+
+        Raises:
+            CcmbError: the image cannot be read, or is of a kind that this encoder does not read.
+        """
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        """Encode B images that `prepare` has read."""
 
 
 class Reranker(Protocol):
@@ -179,13 +194,16 @@ class R2D2Encoder:
     model: TwoStageModel
     processor: R2D2Processor
 
-    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self.encode_pixels(self.processor.images([load(name) for name in names]))
+    def prepare(self, image: ImageInput) -> Tensor:
+        """(3, S, S) normalised pixels."""
+        return self.processor.images([image])[0]
 
-    def encode_pixels(self, pixels_B3SS: Tensor) -> TowerOutput:
-        """Encode B images that the processor has read."""
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
+        return self.encode_prepared([self.prepare(load(name)) for name in names])
+
+    def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
         with inference(self.model):
-            parts = fast_parts(pixels_B3SS.to(self.model.device))
+            parts = fast_parts(torch.stack(list(images)).to(self.model.device))
             return TowerOutput.cat([self.model.encode_image(part) for part in parts]).to("cpu")
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import image_of
-from ccmb.inference.stages import Encoder, R2D2Encoder
-from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.inference.stages import Encoder
+from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 SHOWN = 3  # unreadable images that a message names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """An image that an encoder has read already, see `Encoder.prepare`; equal images have equal digests."""
+
+    value: Any
+    digest: str = ""
+
+
+AnyImage = ImageInput | Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +44,27 @@ class ReadImages:
     errors: dict[int, str]
 
 
-def encode_readable(encoder: Encoder, images: Sequence[ImageInput]) -> ReadImages:
-    """Encode those of some images that can be read, all at once."""
-    if isinstance(encoder, R2D2Encoder):  # which makes each image small before it opens the next
-        indices, pixels_B3SS, errors = read_pixels(encoder.processor, images)
-        return ReadImages(indices, encoder.encode_pixels(pixels_B3SS) if indices else None, errors)
-    opened, errors = dict[int, Image.Image](), dict[int, str]()
+def encode_readable(encoder: Encoder, images: Sequence[AnyImage]) -> ReadImages:
+    """Encode those of some images that can be read, all at once; each is made small before the next is opened."""
+    prepared, errors = prepare_readable(encoder.prepare, images)
+    output = encoder.encode_prepared(list(prepared.values())) if prepared else None
+    return ReadImages(list(prepared), output, errors)
+
+
+def prepare_readable(
+    prepare: Callable[[ImageInput], Any], images: Sequence[AnyImage]
+) -> tuple[dict[int, Any], dict[int, str]]:
+    """What a model reads of the images that can be read, and why the others cannot be; both by index."""
+    prepared, errors = dict[int, Any](), dict[int, str]()
     for index, image in enumerate(images):
         try:
-            opened[index] = _open(image)
+            prepared[index] = image.value if isinstance(image, Prepared) else prepare(image)
         except CcmbError as error:
             errors[index] = str(error)
-    return ReadImages(list(opened), encoder.encode_images(list(opened), opened.__getitem__) if opened else None, errors)
+    return prepared, errors
 
 
-def _open(image: ImageInput) -> Image.Image:
+def open_image(image: ImageInput) -> Image.Image:
     """Open an image for a model that takes PIL images alone.
 
     Raises:
@@ -57,17 +73,6 @@ def _open(image: ImageInput) -> Image.Image:
     if isinstance(image, str | Path | bytes | Image.Image):
         return image_of(image)
     raise CcmbError(f"a {type(image).__name__}: this model reads paths, bytes of image files and PIL images")
-
-
-def read_pixels(processor: R2D2Processor, images: Sequence[ImageInput]) -> tuple[list[int], Tensor, dict[int, str]]:
-    """Indices and pixels (B, 3, S, S) of the images that can be read, and the errors of the others by index."""
-    pixels, errors = dict[int, Tensor](), dict[int, str]()
-    for index, image in enumerate(images):
-        try:
-            pixels[index] = processor.images([image])
-        except CcmbError as error:
-            errors[index] = str(error)
-    return list(pixels), torch.cat(list(pixels.values())) if pixels else torch.empty(0), errors
 
 
 def check_any_read(errors: Sequence[str | None]) -> None:

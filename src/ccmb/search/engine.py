@@ -15,14 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
-from ccmb.inference.interface import TwoStageModel, load_network
-from ccmb.inference.scoring import check_gives_probability
-from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
-from ccmb.r2d2.inputs.unknown_words import wholly_unknown
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.inference.models.base import Model, check_gives_probability
+from ccmb.inference.models.open_model import open_model
+from ccmb.inference.user_images import Prepared
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.filters import compile_conditions
 from ccmb.search.frozen import refuse_writing
@@ -50,14 +47,10 @@ class SearchEngine:
         states_bytes: the maximum memory for token states of images that were ranked lately.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, model: TwoStageModel, processor: R2D2Processor, states_bytes: int = STATES_BYTES
-    ) -> None:
-        self.catalogue, self.model, self.processor = catalogue, model, processor
-        self.encoder, scorer = R2D2Encoder(model, processor), R2D2Ranker(model)
-        width = model.config.image_width
-        states = StateCache(catalogue.states, width, states_bytes)
-        self.second_stage = SecondStage(self.encoder, scorer, catalogue.sources, states)
+    def __init__(self, catalogue: Catalogue, model: Model, states_bytes: int = STATES_BYTES) -> None:
+        self.catalogue, self.model = catalogue, model
+        states = StateCache(catalogue.states, max(1, model.states_width), states_bytes)
+        self.second_stage = SecondStage(model, catalogue.sources, states)
         self._turn = threading.RLock()
         self._orders: OrderedDict[object, PendingQuery] = OrderedDict()
 
@@ -87,7 +80,7 @@ class SearchEngine:
             if query.min_probability is not None:
                 check_gives_probability(self.model)
             self._check_reach(query)
-        with self._turn, inference(self.model):
+        with self._turn, torch.inference_mode():
             started = self.second_stage.clock()
             batch = [
                 PendingQuery(query, self.compile_where(query.where) if query.tests is None else query.tests)
@@ -151,7 +144,7 @@ class SearchEngine:
         with_text = [index for index, pending in enumerate(batch) if pending.query.text is not None]
         if with_text:
             words = [batch[index].query.text or "" for index in with_text]
-            unknown, texts = wholly_unknown(self.processor, words), self.encoder.encode_texts(words)
+            unknown, texts = self.model.unknown(words), self.model.encode_texts(words)
             for row, (index, embed_D) in enumerate(zip(with_text, texts.embed, strict=True)):
                 parts[index].append(embed_D)
                 batch[index].unknown = unknown[row]
@@ -160,7 +153,9 @@ class SearchEngine:
             (index, pending.query.image) for index, pending in enumerate(batch) if pending.query.image is not None
         ]
         if images:
-            encoded = self.encoder.encode_pixels(self.processor.images([image for _, image in images]))
+            encoded = self.model.encode_prepared(
+                [image.value if isinstance(image, Prepared) else self.model.prepare(image) for _, image in images]
+            )
             for (index, _), embed_D in zip(images, encoded.embed, strict=True):
                 parts[index].append(embed_D)
         liked = self.catalogue.store.embeds([pending.query.like for pending in batch if pending.query.like is not None])
@@ -290,15 +285,16 @@ class SearchEngine:
             examined = examine(Entry(UPLOADS, name), data)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
-        pixels = self.processor.images([examined.image])
-        with self._turn, inference(self.model):
+        prepared = self.model.prepare(examined.image)
+        with self._turn, torch.inference_mode():
             if self.catalogue.record.learn_fields(user_fields, name):
                 self.catalogue.record.write(self.catalogue.folder)
-            encoded = self.encoder.encode_pixels(pixels)
+            encoded = self.model.encode_prepared([prepared])
             entry = self.catalogue.upload(examined, data, storable(user_fields))
             self.catalogue.thumbnails.put({entry.key: examined.thumbnail})
             self.catalogue.store.upsert([entry], encoded.embed)
-            self.second_stage.states.put(entry, encoded.states[0])
+            if self.model.can_rank:
+                self.second_stage.states.put(entry, encoded.states[0])
             return entry.key
 
     @property
@@ -331,15 +327,15 @@ def open_engine(
     index: Path,
     model: str | Path | None = None,
     fast: bool = False,
-    network: TwoStageModel | None = None,
+    opened: Model | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """Open an index folder for searching.
 
     Args:
-        model: run or model folder; by default the one that made the index.
+        model: what `ccmb.inference.models.open_model` opens; by default the one that made the index.
         fast: compute with the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
-        network: the network of the model, if it is loaded already.
+        opened: the model, if it is open already.
         states_bytes: see `SearchEngine`.
 
     Raises:
@@ -347,13 +343,10 @@ def open_engine(
             the index.
     """
     record = IndexRecord.read(index)
-    folder = model_of(index, model)
-    must_match(record, index, folder)
+    source = model_of(index, model)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the images again")
-    if network is None:
-        network, processor = load_network(folder, fast)
-    else:
-        processor = R2D2Processor.from_pretrained(folder)
+    model_opened = open_model(source, fast=fast) if opened is None else opened
+    must_match(record, index, model_opened)
     with open_catalogue(index, record, to_write=False) as catalogue:
-        yield SearchEngine(catalogue, network, processor, states_bytes)
+        yield SearchEngine(catalogue, model_opened, states_bytes)

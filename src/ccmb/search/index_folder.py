@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
-from ccmb.r2d2.loading import model_folder
 from ccmb.search.blob_store import BlobStore
 from ccmb.search.filters import BUILT_IN, iso_date
 from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
@@ -42,8 +41,8 @@ class IndexRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     form: int = Field(default=1, description="version of the folder's form")
-    model: str = Field(description="absolute path of the model folder")
-    fingerprint: str = Field(description="SHA-256 of its model.safetensors")
+    model: str = Field(description="what opens the model: an absolute path, a hub id, or a library's name")
+    fingerprint: str = Field(description="SHA-256 of an R2D2's model.safetensors, or of another model and its settings")
     embed_dim: int = Field(gt=0, description="width D of the vectors")
     store: str = Field(default="vectors.db", description="file in the index folder, or the URI of a Milvus server")
     collection: str = Field(default=COLLECTION, description="name of this index among those of the server")
@@ -98,16 +97,18 @@ class IndexRecord(BaseModel):
         return self.fields != before
 
 
-def model_of(index: Path, model: str | Path | None = None) -> Path:
-    """The folder of the given model, by default of the model that made the index.
+def model_of(index: Path, model: str | Path | None = None) -> str:
+    """What opens the given model, by default the one that made the index.
 
     Raises:
-        CcmbError: there is no index, or no such model.
+        CcmbError: there is no index, or its model is gone.
     """
     record = IndexRecord.read(index)
-    if model is None and not Path(record.model).is_dir():
+    if model is not None:
+        return str(model)
+    if Path(record.model).is_absolute() and not Path(record.model).is_dir():
         raise CcmbError(f"{index}: the model that made it, {record.model}, is gone; say where it is with --model")
-    return model_folder(record.model if model is None else model)
+    return record.model
 
 
 class Catalogue:

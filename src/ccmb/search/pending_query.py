@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ccmb.inference.user_images import Prepared
 from ccmb.search.indexing.image_metadata import near_duplicate_groups
 from ccmb.search.query import SearchQuery, Test
 from ccmb.search.reranker import Candidate
@@ -63,7 +64,11 @@ class PendingQuery:
 
 def identity_of(query: SearchQuery) -> object:
     """A key that all pages of the same query share."""
-    image = None if query.image is None else (query.image.size, hash(query.image.tobytes()))
+    image: object = query.image
+    if isinstance(query.image, Prepared):
+        image = query.image.digest or query.image
+    elif query.image is not None:
+        image = query.image.size, hash(query.image.tobytes())
     return (
         query.text, image, query.like, query.k, query.depth, query.rank, query.where, query.budget, query.collapse,
     )  # fmt: skip

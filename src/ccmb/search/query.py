@@ -11,6 +11,7 @@ from PIL import Image
 
 from ccmb.core.errors import UsageError
 from ccmb.core.validation import check_min_probability, check_text
+from ccmb.inference.user_images import Prepared
 
 Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "under"]
 FieldValue = str | int | float | bool
@@ -62,7 +63,7 @@ class SearchQuery:
 
     Attributes:
         text: Chinese text; it is cleaned as the texts of a corpus are (`ccmb.core.text.cleaning`).
-        image: RGB.
+        image: RGB, or what the model has read of one.
         like: key of an image of the index ("more like this").
         k: hits of a page.
         offset: hits of the earlier pages; pages of one query never share a hit.
@@ -78,7 +79,7 @@ class SearchQuery:
     """
 
     text: str | None = None
-    image: Image.Image | None = None
+    image: Image.Image | Prepared | None = None
     like: str | None = None
     k: int = 10
     offset: int = 0

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
-from ccmb.inference.stages import PairScorer, R2D2Encoder
+from ccmb.inference.models.base import Model
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.state_cache import StateCache
@@ -85,8 +86,7 @@ class Costs:
 class SecondStage:
     """The second stage, which also measures its costs."""
 
-    encoder: R2D2Encoder
-    scorer: PairScorer
+    model: Model
     sources: Sources
     states: StateCache
     costs: Costs = field(default_factory=Costs)
@@ -141,7 +141,7 @@ class SecondStage:
         image_N = torch.tensor([rows[candidate.entry.key] for candidate, _ in pairs])
         text_N = torch.tensor([text for _, text in pairs])
         cosine_N = torch.tensor([candidate.cosine for candidate, _ in pairs])
-        scores = self.scorer.score_pairs(images, texts, image_N, text_N, cosine_N)
+        scores = self.model.score_pairs(images, texts, image_N, text_N, cosine_N)
         for (candidate, _), pair in zip(pairs, scores.rows(), strict=True):
             candidate.score, candidate.match, candidate.probability = pair.score, pair.match_score, pair.probability
         self.costs.learn("pair", self.clock() - started, len(pairs))
@@ -158,9 +158,9 @@ class SecondStage:
             part = missing[start : start + BATCH]
             with ThreadPoolExecutor(4) as pool:
                 loaded = list(pool.map(self._load, part))
-            pixels = [image for image in loaded if image is not None]
-            if pixels:
-                encoded = self.encoder.encode_pixels(torch.cat(pixels)).states
+            prepared = [image for image in loaded if image is not None]
+            if prepared:
+                encoded = self.model.encode_prepared(prepared).states
                 read = [entry for entry, image in zip(part, loaded, strict=True) if image is not None]
                 for entry, states_SW in zip(read, encoded, strict=True):
                     states[entry.key] = states_SW
@@ -169,8 +169,8 @@ class SecondStage:
             self.costs.learn("image", self.clock() - started, len(part))
         return {key: states_SW.to(torch.float32) for key, states_SW in states.items()}
 
-    def _load(self, entry: Entry) -> Tensor | None:
+    def _load(self, entry: Entry) -> Any:
         try:
-            return self.encoder.processor.images([self.sources.load(entry.source, entry.name)])
+            return self.model.prepare(self.sources.load(entry.source, entry.name))
         except CcmbError:
             return None

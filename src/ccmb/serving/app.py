@@ -105,10 +105,10 @@ def _add_status_routes(app: FastAPI, service: Service, metrics: Metrics, model_n
         return responses.AboutAnswer(
             version=app.version,
             model=model_name,
-            dim=work.model.config.embed_dim,
+            dim=work.model.embed_dim,
             images=None if index is None else await asyncio.to_thread(len, index),
             can_rank=work.model.can_rank,
-            calibrated=work.model.can_rank and work.model.config.is_calibrated,
+            calibrated=work.model.is_calibrated,
             can_caption=work.captioner is not None,
             can_write=index is not None and client_of(request.scope).admin and not getattr(index, "frozen", False),
             fields={name: kind.__name__ for name, kind in known.items()},

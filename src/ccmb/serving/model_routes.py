@@ -13,7 +13,6 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError
 from ccmb.data.class_names import ImageClass, classes_of_names, read_classes
 from ccmb.inference.scoring import PairScore
-from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 from ccmb.serving import requests, responses
 from ccmb.serving.http.errors import invalid
 from ccmb.serving.http.request_body import body_of, content_of
@@ -30,7 +29,7 @@ def add_model_routes(app: FastAPI, service: Service, model_name: str) -> None:
 
 
 def _add_embedding_routes(app: FastAPI, service: Service, model_name: str) -> None:
-    dim = service.work.model.config.embed_dim
+    dim = service.work.model.embed_dim
 
     @app.post("/embed", openapi_extra=content_of(requests.EmbedRequest), tags=["model"])
     async def embed(
@@ -55,7 +54,7 @@ def _add_embedding_routes(app: FastAPI, service: Service, model_name: str) -> No
         images = await service.read([item.image for item in items if item.image is not None])
         of_texts, of_images = iter(await service.embed_texts(texts)), iter(await service.embed_images(images))
         embeds = [next(of_images) if item.text is None else next(of_texts) for item in items]
-        tokens = int(service.work.processor.texts(texts)["attention_mask"].sum()) if texts else 0
+        tokens = service.work.model.count_tokens(texts)
         return responses.EmbeddingsAnswer(
             data=[
                 responses.EmbeddingAnswer(index=index, embedding=_as_asked(embed, body.encoding_format))
@@ -77,7 +76,7 @@ def _add_matching_routes(app: FastAPI, service: Service) -> None:
             service.must_give_probability()
         images = await service.read(body.images)
         scores = await service.score_pairs([Pair(body.text, image) for image in images])
-        (unknown,) = wholly_unknown(service.work.processor, [body.text])
+        (unknown,) = service.work.model.unknown([body.text])
         results = [_pair_answer(index, score, min_probability) for index, score in enumerate(scores)]
         return responses.MatchAnswer(results=results, unknown=unknown)
 
@@ -121,7 +120,7 @@ def _add_classify_and_caption(app: FastAPI, service: Service) -> None:
         body: Annotated[requests.CaptionRequest, Depends(body_of(requests.CaptionRequest))],
     ) -> responses.CaptionAnswer:
         """What each image shows, in Chinese; candidates of a beam search, the best first."""
-        captions = await service.caption(await service.read(body.images))
+        captions = await service.caption(await service.read_for_captions(body.images))
         return responses.CaptionAnswer(
             results=[
                 [

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.models.base import Model
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import PairScore
+from ccmb.inference.user_images import Prepared
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.captioning.predict import ImageCaption, caption_images
@@ -24,27 +25,26 @@ class Pair:
     """A text and an image. Pairs of one request share the image's object, which is then encoded once."""
 
     text: str
-    image: Image.Image
+    image: Prepared
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWork:
-    """A model, or its exported form, with the processor that belongs to it, and maybe a captioner."""
+    """A model, and maybe a captioner."""
 
-    model: TwoStageModel
-    processor: R2D2Processor
+    model: Model
     captioner: tuple[R2D2Captioner, R2D2Processor] | None = None
 
     @property
     def pipeline(self) -> Pipeline:
         """The two stages of the model."""
-        return Pipeline.from_model(self.model, self.processor)
+        return Pipeline(self.model, self.model, self.model.name)
 
     def embed_texts(self, texts: Sequence[str]) -> list[Tensor]:
         """The embedding (D,) of each text."""
         return list(self.pipeline.encode_texts(texts, len(texts)).embed)
 
-    def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
+    def embed_images(self, images: Sequence[Prepared]) -> list[Tensor]:
         """The embedding (D,) of each image."""
         return list(self.pipeline.encode_images(images, len(images)).embed)
 

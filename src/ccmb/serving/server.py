@@ -14,11 +14,13 @@ import python_multipart  # noqa: F401  (forms need it, and would miss it only wh
 import uvicorn
 
 from ccmb.core.errors import CcmbError, Stopped, UsageError
-from ccmb.inference.interface import load_network
-from ccmb.r2d2.generative.captioner import has_captioner, load_captioner
-from ccmb.r2d2.loading import model_folder
+from ccmb.inference.models.base import Model
+from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
+from ccmb.r2d2.processing import R2D2Processor
 from ccmb.search.engine import open_engine
-from ccmb.search.indexing.indexer import IndexRecord
+from ccmb.search.index_folder import model_of
 from ccmb.serving.app import make_app
 from ccmb.serving.config import ServeOptions
 from ccmb.serving.http.auth import Keys
@@ -48,40 +50,49 @@ def serve(
         Stopped: the server was asked to stop, and has.
     """
     keys = None if options.api_keys is None else Keys.read(options.api_keys)
-    folder = _model_of(index, model)
+    name = _model_of(index, model)
     listening = _listen(options)  # before the model is loaded in vain
     with ExitStack() as stack:
         stack.callback(listening.close)
-        work, engine = stack.enter_context(opened(index, folder, captioner, fast))
-        _run(make_app(work, engine, options, keys, _name_of(folder)), listening, options)
+        work, engine = stack.enter_context(opened(index, name, captioner, fast))
+        _run(make_app(work, engine, options, keys, work.model.name), listening, options)
 
 
 @contextmanager
 def opened(
-    index: Path | None, model: Path, captioner: str | None = None, fast: bool = False
+    index: Path | None, name: str, captioner: str | None = None, fast: bool = False
 ) -> Iterator[tuple[ModelWork, Index | None]]:
-    """Open what a server needs: the network, with a captioner if there is one, and the index.
+    """Open what a server needs: the model, with a captioner if there is one, and the index.
 
     Raises:
         CcmbError: see `serve`.
     """
-    own = load_captioner(model) if captioner is None and has_captioner(model) else None
-    writer = load_captioner(captioner) if captioner is not None else own
-    shared = None if fast else own
+    model = open_model(name, fast=fast)
+    work = ModelWork(model, _captioner(model, captioner))
     if index is None:
-        network, processor = shared or load_network(model, fast)
-        yield ModelWork(network, processor, writer), None
+        yield work, None
         return
-    with open_engine(index, model, fast, shared and shared[0]) as engine:
-        yield ModelWork(engine.model, engine.processor, writer), engine
+    with open_engine(index, name, fast, model) as engine:
+        yield work, engine
 
 
-def _model_of(index: Path | None, model: str | None) -> Path:
-    if model is not None:
-        return model_folder(model)
-    if index is None:
+def _captioner(model: Model, captioner: str | None) -> tuple[R2D2Captioner, R2D2Processor] | None:
+    """The captioner of this name, or else the model's own, if it has one."""
+    if captioner is not None:
+        return load_captioner(captioner)
+    if not isinstance(model, R2D2Stages):
+        return None
+    if isinstance(model.network, R2D2Captioner):
+        return model.network, model.processor
+    return load_captioner(model.source) if has_captioner(model.source) else None
+
+
+def _model_of(index: Path | None, model: str | None) -> str:
+    if index is not None:
+        return model_of(index, model)
+    if model is None:
         raise UsageError("nothing to serve: give an index, or --model")
-    return model_folder(IndexRecord.read(index).model)
+    return model
 
 
 def _listen(options: ServeOptions) -> socket.socket:
@@ -132,8 +143,3 @@ def _orderly_stop() -> Iterator[None]:
     finally:
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
-
-
-def _name_of(folder: Path) -> str:
-    """A model's name for clients: the name of its run or folder."""
-    return folder.resolve().parent.name if folder.name == "model" else folder.resolve().name

@@ -20,7 +20,10 @@ from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import decode
 from ccmb.data.images.transforms import square
-from ccmb.inference.scoring import PairScore, check_gives_probability
+from ccmb.inference.models.base import check_gives_probability
+from ccmb.inference.scoring import PairScore
+from ccmb.inference.user_images import Prepared
+from ccmb.search.indexing.image_metadata import digest_of
 from ccmb.search.query import Condition, FieldValue, SearchQuery, SearchResult, Test
 from ccmb.serving.batching import Batcher, Item, Result
 from ccmb.serving.config import ServeOptions
@@ -65,7 +68,7 @@ class Service:
         self._readers = ThreadPoolExecutor(_READERS, "pictures")
         self._batchers: list[Batcher] = []
         self._texts: Batcher[str, Tensor] = self._batcher("texts", work.embed_texts, 4)
-        self._images: Batcher[Image.Image, Tensor] = self._batcher("pictures", work.embed_images, 2)
+        self._images: Batcher[Prepared, Tensor] = self._batcher("pictures", work.embed_images, 2)
         self._pairs: Batcher[Pair, PairScore] = self._batcher("pairs", work.score_pairs, 4)
         self._captions: Batcher[Image.Image, ImageCaption] = self._batcher("captions", work.caption, 1)
         self._searches: Batcher[SearchQuery, SearchResult] = self._batcher("searches", self._search_many, 1)
@@ -90,23 +93,38 @@ class Service:
         self._worker.shutdown()
         self._readers.shutdown()
 
-    async def read(self, images: Sequence[bytes]) -> list[Image.Image]:
-        """Decode images, and shrink them to the size that the model reads, so that many of them can wait in a queue.
+    async def read(self, images: Sequence[bytes]) -> list[Prepared]:
+        """Decode images, and make of them what the model reads, which is small: many can wait in a queue.
 
         Raises:
             ApiError: an image is damaged, too large or of no known format; the message says which and why.
         """
-        return await asyncio.gather(
-            *(self._reading(self._read, data, position) for position, data in enumerate(images))
-        )
+        return await self._read_all(images, lambda image, data: self._prepared(image, digest_of(data)))
 
-    def _read(self, data: bytes, position: int) -> Image.Image:
-        try:
-            image = decode(data, self.options.max_pixels)
-        except ValueError as error:
-            reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
-            raise ApiError(422, "unreadable_picture", f"image {position}: {reason}") from None
-        return Image.fromarray(square(image, self.work.processor.image_size))
+    async def read_for_captions(self, images: Sequence[bytes]) -> list[Image.Image]:
+        """Decode images, and shrink them to the size that the captioner reads.
+
+        Raises:
+            ApiError: see `read`; or there is no captioner.
+        """
+        if self.work.captioner is None:
+            raise ApiError(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
+        side = self.work.captioner[1].image_size
+        return await self._read_all(images, lambda image, _: Image.fromarray(square(image, side)))
+
+    async def _read_all(self, images: Sequence[bytes], make: Callable[[Image.Image, bytes], Done]) -> list[Done]:
+        def read(data: bytes, position: int) -> Done:
+            try:
+                image = decode(data, self.options.max_pixels)
+            except ValueError as error:
+                reason = "damaged" if str(error).startswith("damaged") else str(error)  # a decoder's words are its own
+                raise ApiError(422, "unreadable_picture", f"image {position}: {reason}") from None
+            return make(image, data)
+
+        return await asyncio.gather(*(self._reading(read, data, position) for position, data in enumerate(images)))
+
+    def _prepared(self, image: Image.Image, digest: str = "") -> Prepared:
+        return Prepared(self.work.model.prepare(image), digest)
 
     async def search(self, query: SearchQuery) -> SearchResult:
         """Search the index; requests that arrive at the same time share a call.
@@ -132,7 +150,7 @@ class Service:
         """The embedding (D,) of each text."""
         return await self._texts.run(texts) if texts else []
 
-    async def embed_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
+    async def embed_images(self, images: Sequence[Prepared]) -> list[Tensor]:
         """The embedding (D,) of each image."""
         return await self._images.run(images) if images else []
 
@@ -152,18 +170,12 @@ class Service:
             raise invalid(str(error)) from None
 
     async def caption(self, images: Sequence[Image.Image]) -> list[ImageCaption]:
-        """The captions of each image.
-
-        Raises:
-            ApiError: there is no captioner.
-        """
-        if self.work.captioner is None:
-            raise ApiError(404, "not_served", "this server writes no captions; see ccmb serve --captioner")
+        """The captions of each image that `read_for_captions` has read."""
         return await self._captions.run(images)
 
     async def classify(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Prepared],
         classes: Sequence[ImageClass],
         templates: Sequence[str],
         top: int,
@@ -191,7 +203,7 @@ class Service:
             best.append(guesses[:top])
         return best
 
-    async def _rank_classes(self, image: Image.Image, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
+    async def _rank_classes(self, image: Prepared, guesses: Sequence[ClassGuess]) -> list[ClassGuess]:
         scores = await self.score_pairs(
             [Pair(fill(PLAIN_TEMPLATE, clean_query(guess.name)), image) for guess in guesses]
         )
@@ -233,16 +245,13 @@ class Service:
             raise ApiError(404, "not_served", "this server has no index; start it with one: ccmb serve INDEX")
         return self.index
 
-    async def image(self, key: str) -> Image.Image:
-        """An image of the index, in the size that the model reads.
+    async def image(self, key: str) -> Prepared:
+        """An image of the index, as the model reads it.
 
         Raises:
             ApiError: there is no such image, or it cannot be read any more.
         """
-        return await self._stored(lambda index: self._small(index.image(key)))
-
-    def _small(self, image: Image.Image) -> Image.Image:
-        return Image.fromarray(square(image, self.work.processor.image_size))
+        return await self._stored(lambda index: self._prepared(index.image(key)))
 
     async def shown(self, key: str) -> bytes:
         """An image of the index as a JPEG to look at, without the metadata of its file.

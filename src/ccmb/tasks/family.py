@@ -16,7 +16,6 @@ from ccmb.core.options import Options
 
 if TYPE_CHECKING:
     from ccmb.data.sample import Sample
-    from ccmb.r2d2.processing import R2D2Processor
     from ccmb.tasks.finetuning.finetuner import Finetuner
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -27,11 +26,10 @@ PredictionsT = TypeVar("PredictionsT")
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[ModelT]):
-    """A model, its processor, and what they were loaded from."""
+    """A model, with a processor where it does not hold its own, and what they were loaded from."""
 
     source: str
     model: ModelT
-    processor: R2D2Processor
 
 
 @dataclass(frozen=True, slots=True)

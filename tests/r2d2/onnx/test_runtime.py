@@ -17,15 +17,16 @@ import torch
 
 from ccmb.benchmark import runner
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.open_model import open_model
 from ccmb.benchmark.registry import BENCHMARKS
 from ccmb.benchmark.results.result import read_result
 from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.gallery import encode_gallery
 from ccmb.inference.interface import load_network
+from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.scoring import rank_pairs, ranking_scores
-from ccmb.inference.stages import R2D2Ranker, RankOptions
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.two_stage import Candidates, candidate_scores
 from ccmb.r2d2.folders.export_manifest import ExportRecord
 from ccmb.r2d2.loading import load_model, weights_fingerprint
@@ -183,7 +184,9 @@ def test_evaluation_and_the_benchmark_take_it_for_a_model(model: Path, exports: 
     reports = []
     for folder in (model, exports["fp32"]):
         network, processor = load_network(folder)
-        gallery = encode_gallery(network, processor, range(6), [[text] for text in TEXTS[:6]], images.__getitem__)
+        gallery = encode_gallery(
+            R2D2Encoder(network, processor), range(6), [[text] for text in TEXTS[:6]], images.__getitem__
+        )
         reports.append(retrieval_report(network, gallery, 4))
     assert reports[0] == reports[1]
     models = [open_model(str(folder)) for folder in (model, exports["fp32"], exports["int8"])]
@@ -279,7 +282,7 @@ def test_an_index_is_searched_by_the_model_or_its_export(model: Path, exports: d
         image.save(folder / f"{index}.png")
     network, processor = load_network(own, fast=True)
     assert isinstance(network, ExportedR2D2)
-    assert build_index([folder], tmp_path / "index", network, processor, own).added == 5
+    assert build_index([folder], tmp_path / "index", R2D2Stages(network, processor, source=own)).added == 5
     result = hits_of(tmp_path / "index", fast=True)
     assert [hit.name for hit in hits_of(tmp_path / "index", exports["int8"])] == [hit.name for hit in result]
     exact = {hit.name: hit.score for hit in hits_of(tmp_path / "index")}
@@ -417,7 +420,7 @@ def test_an_export_of_another_model_is_refused_by_an_index(exports: dict[str, Pa
     save(tmp_path / "other", seed=1)
     network, processor = load_network(tmp_path / "other")
     (tmp_path / "pictures").mkdir()
-    build_index([tmp_path / "pictures"], tmp_path / "index", network, processor, tmp_path / "other")
+    build_index([tmp_path / "pictures"], tmp_path / "index", R2D2Stages(network, processor, source=tmp_path / "other"))
     with pytest.raises(CcmbError, match="has other weights"):
         hits_of(tmp_path / "index", exports["int8"])
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from ccmb.cli.main import app
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning import predict as captioning
 from ccmb.tasks.captioning.evaluate import captioning_report, evaluate_captions
@@ -56,7 +57,7 @@ def test_candidates_come_in_the_order_of_the_ranking(model: R2D2Captioner) -> No
         assert totals == sorted(totals, reverse=True)
         assert [candidate.score for candidate in after.candidates] == same(totals)
         assert after.text == after.candidates[0].text
-        [match] = match_images(model, tiny_processor(), after.candidates[0].text, [image])
+        [match] = match_images(R2D2Stages(model, tiny_processor()), after.candidates[0].text, [image])
         assert after.candidates[0].match_score == same(match.score)
 
 
@@ -143,7 +144,7 @@ def test_ranking_matches_each_candidate_with_its_own_image(model: R2D2Captioner)
         ranked = rank_candidates(model, processor, encoded, written)
     for image, candidates in zip(images, ranked, strict=True):
         for candidate in candidates:
-            [match] = match_images(model, processor, candidate.text, [image])
+            [match] = match_images(R2D2Stages(model, processor), candidate.text, [image])
             assert (candidate.cosine, candidate.match_score) == same((match.cosine, match.score))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import ImageSource
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.stages import ImageLoader, R2D2Encoder
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.scenes.classification import scene_classes, write_class_folders
@@ -32,7 +33,7 @@ from ccmb.tasks.classification.classifier import (
 )
 from ccmb.tasks.classification.evaluate import evaluate_classes
 from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
-from ccmb.tasks.classification.rerank import classify, r2d2_classifier
+from ccmb.tasks.classification.rerank import classify, make_classifier
 from tests.helpers.exact import PROOFS, assert_same, same
 from tests.helpers.tiny import tiny_images, tiny_model, tiny_processor
 
@@ -84,7 +85,7 @@ def test_never_more_than_a_batch_is_held_however_many_classes_prompts_and_images
 @pytest.mark.parametrize("depth", [None, 1, 3, 9])
 def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | None) -> None:
     model, processor, images = tiny_model(), tiny_processor(), tiny_images(5)
-    results = classify(model, processor, images, CLASSES, [PLAIN_TEMPLATE], top=4, depth=depth)
+    results = classify(R2D2Stages(model, processor), images, CLASSES, [PLAIN_TEMPLATE], top=4, depth=depth)
     encoder = R2D2Encoder(model, processor)
     encoded, classes = (
         encoder.encode_images(images, lambda image: image),
@@ -109,7 +110,7 @@ def test_classes_come_in_the_order_in_which_the_model_scores_them(depth: int | N
 
 
 def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE])
+    classifier = make_classifier(R2D2Stages(tiny_model(), tiny_processor()), CLASSES, [PLAIN_TEMPLATE])
     gone, good = tmp_path / "gone.png", tiny_images(1)[0]
     results = classify_images(classifier, [gone, good, good], top=2, batch=2)
     assert [result.error for result in results] == [f"{gone}: no such image", None, None]
@@ -122,10 +123,10 @@ def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -
 
 
 def test_towers_alone_have_no_second_stage() -> None:
-    with pytest.raises(UsageError, match="--rerank-k needs cross encoders"):
-        r2d2_classifier(tiny_model(cross_layers=0), tiny_processor(), CLASSES, depth=2)
+    with pytest.raises(UsageError, match="--rerank-k needs a second stage"):
+        make_classifier(R2D2Stages(tiny_model(cross_layers=0), tiny_processor()), CLASSES, depth=2)
     with pytest.raises(CcmbError, match="'猫' must have exactly one"):
-        r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, ["猫"])
+        make_classifier(R2D2Stages(tiny_model(), tiny_processor()), CLASSES, ["猫"])
 
 
 # --- ranks and accuracies
@@ -219,7 +220,7 @@ def test_both_stages_are_scored_and_unreadable_images_listed(batch: int, tmp_pat
         image.save(folder / f"{number}.png")
     (tmp_path / "猫").mkdir(exist_ok=True)
     (tmp_path / "猫" / "bad.png").write_bytes(b"no picture")
-    classifier = r2d2_classifier(tiny_model(), tiny_processor(), CLASSES, [PLAIN_TEMPLATE], depth=2)
+    classifier = make_classifier(R2D2Stages(tiny_model(), tiny_processor()), CLASSES, [PLAIN_TEMPLATE], depth=2)
     folder = ImageSource.open(tmp_path)
     report = evaluate_classes(classifier, folder, batch)
     assert [line.split(": ")[0] for line in report["unreadable"]] == [f"{tmp_path}/猫/bad.png"]

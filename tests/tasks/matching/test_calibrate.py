@@ -17,7 +17,9 @@ from ccmb.cli.common.tables import calibration_table
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.scoring import match_probability
+from ccmb.inference.stages import R2D2Encoder
 from ccmb.r2d2.folders.match_temperature import store_match_temperature, stored_match_temperature
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
@@ -119,7 +121,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def calibrated(model: R2D2Model, data: Path, **changes: Any) -> dict[str, Any]:
-    return calibrate(model, tiny_processor(), data, data.parent / "images", "val", ["texts"], **changes)
+    return calibrate(R2D2Stages(model, tiny_processor()), data, data.parent / "images", "val", ["texts"], **changes)
 
 
 def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_images_that_the_fit_had_not_seen(
@@ -174,7 +176,9 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
         head.bias.data = torch.tensor([0.0, 6.0])
     errors = []
     for _ in range(2):
-        evaluation = evaluate(model, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"]))
+        evaluation = evaluate(
+            R2D2Stages(model, tiny_processor()), open_data(data, data.parent / "images", "val", ["texts"])
+        )
         errors.append(evaluation.report["matching"]["calibration_error"])
         calibrated(model, data)
     assert model.config.match_temperature == same(20)
@@ -184,21 +188,27 @@ def test_a_model_that_is_sure_of_every_pair_is_made_to_doubt(data: Path) -> None
 
 def test_evaluation_reports_error_and_temperature_of_the_model_as_it_is(data: Path) -> None:
     model = tiny_model(match_temperature=2.0)
-    report = evaluate(model, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
+    report = evaluate(
+        R2D2Stages(model, tiny_processor()), open_data(data, data.parent / "images", "val", ["texts"])
+    ).report
     assert set(report["matching"]) == {"auc", "calibration_error", "match_temperature"}
     assert report["matching"]["match_temperature"] == 2.0
     colder = tiny_model()
-    plain = evaluate(colder, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
+    plain = evaluate(
+        R2D2Stages(colder, tiny_processor()), open_data(data, data.parent / "images", "val", ["texts"])
+    ).report
     assert plain["matching"]["auc"] == report["matching"]["auc"]  # of the match score, as ever
     assert plain["retrieval"] == report["retrieval"]
     towers = tiny_model(cross_layers=0)
-    report = evaluate(towers, tiny_processor(), open_data(data, data.parent / "images", "val", ["texts"])).report
+    report = evaluate(
+        R2D2Stages(towers, tiny_processor()), open_data(data, data.parent / "images", "val", ["texts"])
+    ).report
     assert "matching" not in report
 
 
 def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
     images, texts = tiny_images(len(samples)), [sample.texts for sample in samples]
-    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, images.__getitem__)
+    gallery = encode_gallery(R2D2Encoder(model, tiny_processor()), range(len(samples)), texts, images.__getitem__)
     return gallery, [text for of_image in texts for text in of_image]
 
 
@@ -206,7 +216,10 @@ def test_where_every_text_is_shared_there_is_no_calibration_error() -> None:
     samples = [Sample("a", (TEXTS[0],)), Sample("b", (TEXTS[0],))]
     model = tiny_model()
     gallery, texts = gallery_of(model, samples)
-    assert calibration_report(model, gallery, samples, texts) == {"calibration_error": None, "match_temperature": 1.0}
+    assert calibration_report(R2D2Stages(model, tiny_processor()), gallery, samples, texts) == {
+        "calibration_error": None,
+        "match_temperature": 1.0,
+    }
 
 
 def test_an_evaluation_scores_a_bounded_number_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +234,7 @@ def test_an_evaluation_scores_a_bounded_number_of_texts(monkeypatch: pytest.Monk
     model = tiny_model()
     samples = [Sample(str(number), (text,)) for number, text in enumerate(TEXTS)]
     gallery, texts = gallery_of(model, samples)
-    calibration_report(model, gallery, samples, texts)
+    calibration_report(R2D2Stages(model, tiny_processor()), gallery, samples, texts)
     assert scored == [3]
 
 
@@ -233,7 +246,7 @@ def rewrite(data: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, 
 
 def test_what_cannot_be_calibrated_is_one_clear_error(data: Path) -> None:
     for changes in ({"cross_layers": 0}, {"match_heads": False}):
-        with pytest.raises(CcmbError, match="no match heads"):
+        with pytest.raises(CcmbError, match="no second stage"):
             calibrated(tiny_model(**changes), data)
     model = tiny_model()
     torch.nn.init.constant_(model.text_image_match.weight, math.nan)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.pair_scores import PairScores, score_labelled
 from ccmb.inference.scoring import match_probability
 from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
@@ -193,7 +194,7 @@ def test_pairs_are_scored_in_their_order_as_each_is_alone(triples: list[tuple[in
     assert sorted(loaded) == sorted({sample.image for sample in samples})  # each once
     assert scores.label.tolist() == [int(fits) for _, _, fits in triples]
     for row, (image, text, _) in enumerate(triples):
-        [alone] = match_images(model, processor, TEXTS[text], [images[image]])
+        [alone] = match_images(R2D2Stages(model, processor), TEXTS[text], [images[image]])
         assert float(scores.cosine[row]) == pytest.approx(alone.cosine, abs=TINY_ERROR)
         assert float(scores.score[row]) == pytest.approx(alone.score, abs=TINY_ERROR)
     same = scores.image[:, None] == scores.image

@@ -8,6 +8,7 @@ import torch
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.scoring import rank_pairs
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.tasks.matching.negatives import draw_pairs, score_pairs
 from tests.helpers.exact import PROOFS, assert_same
@@ -27,7 +28,7 @@ SAMPLES = [
 
 def gallery_of(model: R2D2Model, samples: list[Sample]) -> tuple[Gallery, list[str]]:
     images, texts = tiny_images(len(samples)), [sample.texts for sample in samples]
-    gallery = encode_gallery(model, tiny_processor(), range(len(samples)), texts, images.__getitem__)
+    gallery = encode_gallery(R2D2Encoder(model, tiny_processor()), range(len(samples)), texts, images.__getitem__)
     return gallery, [text for of_image in texts for text in of_image]
 
 
@@ -71,7 +72,7 @@ def test_pairs_are_scored_matches_first(batch: int, monkeypatch: pytest.MonkeyPa
     model = tiny_model()
     gallery, texts = gallery_of(model, SAMPLES)
     drawn = draw_pairs(gallery, SAMPLES, texts)
-    scores = score_pairs(model, gallery, drawn)
+    scores = score_pairs(R2D2Ranker(model), gallery, drawn)
     expected = [
         rank_pairs(model, gallery.images, gallery.texts, images, drawn.text).head_log_odds
         for images in (drawn.right, drawn.wrong)

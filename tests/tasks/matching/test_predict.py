@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores, minimal_pair_report, score_minimal_pairs
 from ccmb.tasks.matching.predict import match_images
@@ -57,7 +58,7 @@ def test_minimal_pairs_are_scored_as_the_model_scores_each_text(batch: int, cros
     model, processor, data = tiny_model(cross_layers=cross_layers), tiny_processor(), tiny_batch(3)
     with torch.no_grad():
         images = model.encode_image(data.pixel_values)
-        scores = score_minimal_pairs(model, processor, images, PAIRS, batch=batch)
+        scores = score_minimal_pairs(R2D2Stages(model, processor), images, PAIRS, batch=batch)
         assert (scores.ranking is None) == (cross_layers == 0)
         for number, pair in enumerate(PAIRS):
             for column, text in enumerate((pair.text, pair.false_text)):
@@ -90,7 +91,7 @@ def test_each_image_is_matched_as_the_model_matches_it_alone(batch: int, tmp_pat
     model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(5)
     images[1].save(tmp_path / "图.png")
     given: list[Any] = [images[0], tmp_path / "图.png", *images[2:4], np.asarray(images[4])]
-    results = match_images(model, processor, TEXTS[0], given, batch=batch)
+    results = match_images(R2D2Stages(model, processor), TEXTS[0], given, batch=batch)
     zero = torch.tensor([0])
     with torch.no_grad():
         text = model.encode_text(**processor.texts([TEXTS[0]]))
@@ -107,56 +108,56 @@ def test_each_image_is_matched_as_the_model_matches_it_alone(batch: int, tmp_pat
 
 def test_the_verdict_is_whether_the_probability_reaches_the_least_one() -> None:
     model, processor, images = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(6)
-    chances = [result.probability for result in match_images(model, processor, TEXTS[0], images)]
+    chances = [result.probability for result in match_images(R2D2Stages(model, processor), TEXTS[0], images)]
     min_probability = sorted(chance for chance in chances if chance is not None)[3]
-    results = match_images(model, processor, TEXTS[0], images, min_probability)
+    results = match_images(R2D2Stages(model, processor), TEXTS[0], images, min_probability)
     assert [result.match for result in results] == [
         chance is not None and chance >= min_probability for chance in chances
     ]
     assert sum(bool(result.match) for result in results) == 3
-    assert all(result.match for result in match_images(model, processor, TEXTS[0], images, 0))
+    assert all(result.match for result in match_images(R2D2Stages(model, processor), TEXTS[0], images, 0))
 
 
 def test_unreadable_images_are_marked_unless_there_is_no_other(tmp_path: Path) -> None:
     model, processor, good = tiny_model(match_temperature=2.0), tiny_processor(), tiny_images(1)[0]
     (tmp_path / "bad.png").write_bytes(b"no picture")
     gone, bad = tmp_path / "gone.png", tmp_path / "bad.png"
-    results = match_images(model, processor, TEXTS[0], [gone, good, bad], 0.0, batch=2)
+    results = match_images(R2D2Stages(model, processor), TEXTS[0], [gone, good, bad], 0.0, batch=2)
     assert [bool(result.error) for result in results] == [True, False, True]
     assert results[0].error == f"{gone}: no such image"
     assert [(result.cosine, result.probability, result.match) for result in results[::2]] == [(None, None, None)] * 2
     assert results[1].match is True
     with pytest.raises(CcmbError, match=r"^\S+/gone\.png: no such image$"):
-        match_images(model, processor, TEXTS[0], [gone])
+        match_images(R2D2Stages(model, processor), TEXTS[0], [gone])
     with pytest.raises(CcmbError, match=r"none of the images could be read \(.*gone\.png: no such image\)"):
-        match_images(model, processor, TEXTS[0], [gone, bad])
-    assert match_images(model, processor, TEXTS[0], []) == []
+        match_images(R2D2Stages(model, processor), TEXTS[0], [gone, bad])
+    assert match_images(R2D2Stages(model, processor), TEXTS[0], []) == []
 
 
 def test_towers_alone_give_the_cosine_and_no_verdict() -> None:
     model, processor, images = tiny_model(cross_layers=0), tiny_processor(), tiny_images(2)
-    results = match_images(model, processor, TEXTS[0], images)
+    results = match_images(R2D2Stages(model, processor), TEXTS[0], images)
     assert all(result.cosine is not None and result.score is None and result.probability is None for result in results)
-    with pytest.raises(UsageError, match="needs cross encoders"):
-        match_images(model, processor, TEXTS[0], images, 0.5)
+    with pytest.raises(UsageError, match="needs a second stage"):
+        match_images(R2D2Stages(model, processor), TEXTS[0], images, 0.5)
 
 
 def test_a_model_that_is_not_calibrated_gives_no_probability_and_no_verdict() -> None:
     model, processor, images = tiny_model(), tiny_processor(), tiny_images(2)
-    for result in match_images(model, processor, TEXTS[0], images):
+    for result in match_images(R2D2Stages(model, processor), TEXTS[0], images):
         assert result.score is not None
         assert (result.probability, result.match) == (None, None)
     with pytest.raises(UsageError, match=r"min_probability: .* a calibrated model: run ccmb calibrate"):
-        match_images(model, processor, TEXTS[0], images, 0.5)
+        match_images(R2D2Stages(model, processor), TEXTS[0], images, 0.5)
 
 
 @pytest.mark.parametrize("text", ["", " \n\u3000"])
 def test_an_empty_text_matches_nothing(text: str) -> None:
     with pytest.raises(UsageError, match="the text to match is empty"):
-        match_images(tiny_model(), tiny_processor(), text, tiny_images(1))
+        match_images(R2D2Stages(tiny_model(), tiny_processor()), text, tiny_images(1))
 
 
 @pytest.mark.parametrize("min_probability", [-0.1, 1.1, float("nan")])
 def test_a_least_probability_outside_its_range_is_refused(min_probability: float) -> None:
     with pytest.raises(UsageError, match="give a number between 0 and 1"):
-        match_images(tiny_model(), tiny_processor(), TEXTS[0], tiny_images(1), min_probability)
+        match_images(R2D2Stages(tiny_model(), tiny_processor()), TEXTS[0], tiny_images(1), min_probability)

@@ -21,6 +21,7 @@ from ccmb.core.files import read_json
 from ccmb.data.equal_texts import text_id, text_key
 from ccmb.inference.answers import equal_texts, ranks_by_order
 from ccmb.inference.gallery import Gallery
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.retrieval.metrics import retrieval_report
 from tests.helpers.galleries import Scores
@@ -169,6 +170,8 @@ def test_an_image_of_an_equal_text_is_no_wrong_one_for_the_match_score(shared_pa
     from ccmb.tasks.retrieval.evaluate import evaluate, open_data
 
     model = load_model(save_start(tmp_path / "start"))
-    report = evaluate(*model, open_data(shared_pairs, shared_pairs.parent / "images", "test", ["texts"])).report
+    report = evaluate(
+        R2D2Stages(*model), open_data(shared_pairs, shared_pairs.parent / "images", "test", ["texts"])
+    ).report
     assert report["matching"]["auc"] is None  # no image is wrong for any text
     assert report["retrieval"]["image_to_text"]["ranking"]["R@1"] == 100

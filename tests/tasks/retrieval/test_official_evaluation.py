@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import EXACT_OPTIONS, R2D2Ranker, RankOptions
+from ccmb.inference.stages import EXACT_OPTIONS, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.pretraining import PreTraining
@@ -124,7 +124,7 @@ def trained() -> tuple[R2D2Model, Gallery]:
             training.total(training.losses(batch, 1.0)[0]).backward()
             optimizer.step()
     model.eval()
-    return model, encode_gallery(model, processor, range(48), texts, images.__getitem__)
+    return model, encode_gallery(R2D2Encoder(model, processor), range(48), texts, images.__getitem__)
 
 
 def plain_probability(model: R2D2Model, gallery: Gallery) -> Probability:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel
-from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.benchmark.results.result import Captioning, CaptionMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
 from ccmb.data.sample import Sample
+from ccmb.inference.models.base import Model
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.tasks.captioning.evaluate import caption_dataset, metric_intervals, score_texts
 from ccmb.tasks.captioning.metrics import characters
@@ -59,9 +59,7 @@ class CaptionSet(SetOfTexts):
     family: ClassVar[str] = "captioning"
 
 
-def measure(
-    model: BenchmarkModel, opened: CaptionSet, readable: Readable, settings: Settings
-) -> Measurement[Captioning]:
+def measure(model: Model, opened: CaptionSet, readable: Readable, settings: Settings) -> Measurement[Captioning]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
@@ -77,14 +75,14 @@ def measure(
     )
 
 
-def captioning_of(model: BenchmarkModel, opened: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
+def captioning_of(model: Model, opened: CaptionSet, samples: list[Sample], settings: Settings) -> Captioning:
     """The metrics of both stages.
 
     Raises:
         CcmbError: the model writes no captions, or there is one image alone.
         UsageError: the set's texts do not belong to single images.
     """
-    if not isinstance(model, R2D2BenchmarkModel) or not isinstance(model.network, R2D2Captioner):
+    if not isinstance(model, R2D2Stages) or not isinstance(model.network, R2D2Captioner):
         raise CcmbError("this model writes no captions; make one that does with `ccmb finetune captioning`")
     if len({sample.image for sample in samples}) < 2:
         raise CcmbError(f"{opened.name}, split {opened.split}: one readable image; CIDEr-D needs two or more")

@@ -7,16 +7,16 @@ import time
 from ccmb.benchmark.evaluation.classification_sets import ClassSet
 from ccmb.benchmark.evaluation.measurement import Measurement
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel
-from ccmb.benchmark.models.stored_features import StoredFeatures
 from ccmb.benchmark.results.result import Classification
 from ccmb.core.errors import CcmbError
+from ccmb.inference.models.base import Model
+from ccmb.inference.models.stored_features import StoredFeatures
 from ccmb.tasks.classification.classifier import Classifier, class_embeddings
 from ccmb.tasks.classification.evaluate import class_ranks, class_report
 from ccmb.tasks.classification.rerank import PromptRanker
 
 
-def measure(model: BenchmarkModel, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
+def measure(model: Model, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     if isinstance(model, StoredFeatures):
         raise CcmbError("stored features cannot classify: it takes a model that encodes images and prompts")

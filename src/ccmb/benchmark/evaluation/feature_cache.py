@@ -23,7 +23,7 @@ from ccmb.core.files import atomic_path
 from ccmb.core.progress import progress
 from ccmb.data.states.rows import TYPES, bytes_of, open_rows
 from ccmb.inference.gallery import Gallery, image_batches, text_batches
-from ccmb.inference.stages import Encoder, ImageLoader
+from ccmb.inference.stages import ImageLoader, SetEncoder
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 MAX_BYTES = 4 * 2**30  # larger files are deleted after use
@@ -31,7 +31,7 @@ HEADER = 4096  # bytes kept for it, since it is written last
 
 
 def store_gallery(
-    path: Path, encoder: Encoder, images: Sequence[Any], texts: Sequence[str], load: ImageLoader, batch: int = 128
+    path: Path, encoder: SetEncoder, images: Sequence[Any], texts: Sequence[str], load: ImageLoader, batch: int = 128
 ) -> None:
     """Encode images and texts into a file.
 

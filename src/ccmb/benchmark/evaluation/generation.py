@@ -9,11 +9,11 @@ from typing import ClassVar
 from ccmb.benchmark.evaluation.captioning import SetOfTexts
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel, network_fingerprint
-from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
 from ccmb.benchmark.results.result import Generation, GenerationMetrics, Stage
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
+from ccmb.inference.models.base import Model, network_fingerprint
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.generator import R2D2Generator
 from ccmb.tasks.generation.evaluate import Metrics, metrics_of, prompts_of, real_features
 from ccmb.tasks.generation.features import open_extractor, r2d2_extractor
@@ -27,9 +27,7 @@ class GenerationSet(SetOfTexts):
     family: ClassVar[str] = "generation"
 
 
-def measure(
-    model: BenchmarkModel, opened: GenerationSet, readable: Readable, settings: Settings
-) -> Measurement[Generation]:
+def measure(model: Model, opened: GenerationSet, readable: Readable, settings: Settings) -> Measurement[Generation]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()
@@ -45,16 +43,14 @@ def measure(
     )
 
 
-def generation_of(
-    model: BenchmarkModel, opened: GenerationSet, samples: list[Sample], settings: Settings
-) -> Generation:
+def generation_of(model: Model, opened: GenerationSet, samples: list[Sample], settings: Settings) -> Generation:
     """The metrics of both stages.
 
     Raises:
         CcmbError: the model paints no images, or judge or extractor are not there.
         UsageError: the set's texts do not belong to single images, or cannot be painted.
     """
-    if not isinstance(model, R2D2BenchmarkModel) or not isinstance(model.network, R2D2Generator):
+    if not isinstance(model, R2D2Stages) or not isinstance(model.network, R2D2Generator):
         raise CcmbError("this model paints no images; make one that does with `ccmb finetune generation`")
     network, processor = model.network, model.processor
     texts = replace(opened.texts, samples=samples[: settings.images])

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel
 from ccmb.benchmark.results.result import Matching
 from ccmb.data.images.source import ImageSource
 from ccmb.data.labelled_pairs import label_of
 from ccmb.data.sample import Sample
 from ccmb.datasets.matching import open_labelled
+from ccmb.inference.models.base import Model
 from ccmb.inference.pair_scores import score_labelled
 from ccmb.tasks.common.datasets import revision
 from ccmb.tasks.matching.metrics import matching_report
@@ -44,9 +44,7 @@ def open_matching_set(name: str, path: Path, split: str, images: Path | None) ->
     return MatchingSet(name, split, samples, source, revision(samples, labels, source))
 
 
-def measure(
-    model: BenchmarkModel, opened: MatchingSet, readable: Readable, settings: Settings
-) -> Measurement[Matching]:
+def measure(model: Model, opened: MatchingSet, readable: Readable, settings: Settings) -> Measurement[Matching]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
     started = time.monotonic()

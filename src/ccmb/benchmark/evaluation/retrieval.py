@@ -13,12 +13,12 @@ from torch import Tensor
 from ccmb.benchmark.evaluation.feature_cache import discard_if_large, open_gallery, store_gallery
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.models.base import BenchmarkModel
 from ccmb.benchmark.results.result import STAGES, Retrieval
 from ccmb.core.choices import Convention
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
+from ccmb.inference.models.base import Model
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.datasets import RetrievalSet, texts_and_pairs
 from ccmb.tasks.common.resampling import bounded_interval
@@ -34,7 +34,7 @@ from ccmb.tasks.retrieval.metrics import (
 
 
 def measure(
-    model: BenchmarkModel, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
+    model: Model, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
 ) -> Measurement[Retrieval]:
     """All metrics of a model on a set; see `BenchmarkFamily`."""
     samples, unreadable = readable.samples
@@ -59,13 +59,13 @@ def measure(
     )
 
 
-def gallery_file(model: BenchmarkModel, opened: RetrievalSet, cache: Path) -> Path:
+def gallery_file(model: Model, opened: RetrievalSet, cache: Path) -> Path:
     """The file of the encoded set in the feature cache."""
     return cache / f"{model.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
 
 
 def encoded_gallery(
-    model: BenchmarkModel,
+    model: Model,
     opened: RetrievalSet,
     samples: Sequence[Sample],
     path: Path,

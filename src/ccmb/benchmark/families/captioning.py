@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.captioning import CaptionSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Captioning, Result, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.common.resampling import Metric
 
 
@@ -51,13 +51,13 @@ class CaptioningBenchmark(ResampledFamily[CaptioningBenchOptions, "CaptionSet", 
 
         return CaptionSet(open_set(request.spec, request.split, request.fields, request.images))
 
-    def depends_on(self, model: BenchmarkModel, opened: CaptionSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: CaptionSet, settings: Settings) -> dict[str, Any]:
         from ccmb.benchmark.evaluation.captioning import BEAMS
 
         return {"family": self.name, "beams": BEAMS}
 
     def measure(
-        self, model: BenchmarkModel, opened: CaptionSet, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: CaptionSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Captioning]:
         from ccmb.benchmark.evaluation.captioning import measure
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.classification_sets import ClassSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Classification, Result, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.common.resampling import Metric
 
 
@@ -69,12 +69,12 @@ class ClassificationBenchmark(ResampledFamily[ClassificationBenchOptions, "Class
             options.refuse("of folders without a list of their own", "templates")
         super().check(options, sets, models)
 
-    def depends_on(self, model: BenchmarkModel, opened: ClassSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: ClassSet, settings: Settings) -> dict[str, Any]:
         depth = settings.class_depth if model.can_rank else None
         return {"family": self.name, "prompts": opened.prompt_set, "depth": depth}
 
     def measure(
-        self, model: BenchmarkModel, opened: ClassSet, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: ClassSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Classification]:
         from ccmb.benchmark.evaluation.classification import measure
 

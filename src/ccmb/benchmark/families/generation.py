@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.generation import GenerationSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Generation, Result, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.common.resampling import Metric
 
 
@@ -59,7 +59,7 @@ class GenerationBenchmark(ResampledFamily[GenerationBenchOptions, "GenerationSet
 
         return GenerationSet(open_set(request.spec, request.split, request.fields, request.images, family=self.name))
 
-    def depends_on(self, model: BenchmarkModel, opened: GenerationSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: GenerationSet, settings: Settings) -> dict[str, Any]:
         return {
             "family": self.name,
             "painting": asdict(settings.painting),
@@ -69,7 +69,7 @@ class GenerationBenchmark(ResampledFamily[GenerationBenchOptions, "GenerationSet
         }
 
     def measure(
-        self, model: BenchmarkModel, opened: GenerationSet, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: GenerationSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Generation]:
         from ccmb.benchmark.evaluation.generation import measure
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ccmb.benchmark.evaluation.matching import MatchingSet
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Matching, Result, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.common.resampling import Metric
 
 
@@ -39,11 +39,11 @@ class MatchingBenchmark(ResampledFamily[ImageBenchOptions, "MatchingSet", "Match
 
         return open_matching_set(request.name, request.path, request.split, request.images)
 
-    def depends_on(self, model: BenchmarkModel, opened: MatchingSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: MatchingSet, settings: Settings) -> dict[str, Any]:
         return {"family": self.name, "match_temperature": model.match_temperature}
 
     def measure(
-        self, model: BenchmarkModel, opened: MatchingSet, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: MatchingSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Matching]:
         from ccmb.benchmark.evaluation.matching import measure
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ccmb.benchmark.evaluation.measurement import Measurement, Readable
     from ccmb.benchmark.evaluation.settings import Settings
-    from ccmb.benchmark.models.base import BenchmarkModel
     from ccmb.benchmark.results.result import Result, Retrieval, Stage
+    from ccmb.inference.models.base import Model
     from ccmb.inference.two_stage import Direction
     from ccmb.tasks.common.datasets import RetrievalSet
 
@@ -55,13 +55,13 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
         return open_set(request.spec, request.split, request.fields, request.images)
 
     def check(self, options: RetrievalBenchOptions, sets: Mapping[str, RetrievalSet], models: Sequence[str]) -> None:
-        from ccmb.benchmark.models.open_model import is_exported
+        from ccmb.inference.models.open_model import is_exported
 
         super().check(options, sets, models)
         if options.precision == "fp32" and any(map(is_exported, models)):
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
 
-    def depends_on(self, model: BenchmarkModel, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
+    def depends_on(self, model: Model, opened: RetrievalSet, settings: Settings) -> dict[str, Any]:
         from ccmb.inference.stages import EXACT_OPTIONS
 
         depth = settings.depth if model.can_rank else None
@@ -71,7 +71,7 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
         return values
 
     def measure(
-        self, model: BenchmarkModel, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
+        self, model: Model, opened: RetrievalSet, readable: Readable, cache: Path, settings: Settings
     ) -> Measurement[Retrieval]:
         from ccmb.benchmark.evaluation.retrieval import measure
 

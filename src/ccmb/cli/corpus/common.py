@@ -22,6 +22,6 @@ def need_extra() -> None:
 
 def open_scorer(name: str) -> Any:
     """The model of a run, folder or hub id that scores pairs."""
-    from ccmb.benchmark.models.corpus_scorer import ModelScorer
+    from ccmb.benchmark.corpus_scorer import ModelScorer
 
     return ModelScorer(name)

@@ -10,18 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ccmb.core.device import inference
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
 from ccmb.data.images.source import FolderImages, UnreadableImageError
-from ccmb.inference.interface import TwoStageModel
-from ccmb.r2d2.loading import model_folder, weights_fingerprint
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.inference.models.base import Model
 from ccmb.search.index_folder import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
 from ccmb.search.indexing.duplicates import find_duplicates
 from ccmb.search.indexing.image_metadata import digest_of, examine
@@ -44,9 +42,7 @@ _FEW_GONE = 20
 def build_index(
     images: Sequence[str | Path],
     out: Path,
-    network: TwoStageModel,
-    processor: R2D2Processor,
-    model: str | Path,
+    model: Model,
     *,
     store: str | None = None,
     fields: Path | None = None,
@@ -64,7 +60,6 @@ def build_index(
 
     Args:
         images: see `find_sources`; if empty, the sources that the index was made from.
-        model: the run or model folder that `network` and `processor` come from.
         store: URI of a Milvus server for a new index; by default a file in `out`.
         fields: JSON lines or Parquet with the user's own fields, see `read_user_fields`.
         gone: what happens to images that are gone. "auto" keeps them if they are most of a source, or if their folder
@@ -82,11 +77,11 @@ def build_index(
     passed_over, away = PassedOver(), dict[str, str]()
     listed, urls = _find_sources(images, out, passed_over, away)
     _check_options_of_urls(urls, allow_private, proxy_from_environment)
-    record = _open_record(out, model_folder(model), network.config.embed_dim, store)
+    record = _open_record(out, model, store)
     record.exclude = record.exclude if exclude is None else Excludes(exclude).patterns
     user_fields = read_user_fields(fields, record) if fields else UserFields({}, set())
     report = IndexReport(repeated=sum(source.images.repeated for source in listed))
-    with open_catalogue(out, record) as catalogue, inference(network):
+    with open_catalogue(out, record) as catalogue, torch.inference_mode():
         listed = leave_away(catalogue, listed, away, gone, report)
         url_of: dict[str, str] = {}
         if urls := _not_excluded(urls, Excludes(record.exclude), passed_over):
@@ -96,7 +91,7 @@ def build_index(
             listed.append(_downloaded(out, url_of, record))
         record.sources = list(dict.fromkeys([*record.sources, *(source.source for source in listed)]))
         record.write(out)
-        run = _Run(catalogue, network, processor, user_fields, url_of=url_of, states_bytes=states_bytes, report=report)
+        run = _Run(catalogue, model, user_fields, url_of=url_of, states_bytes=states_bytes, report=report)
         run.all(listed, gone, passed_over)
     report.fields_unmatched, report.fields_left_out = user_fields.unmatched(), sorted(user_fields.left_out)
     report.passed_over, report.passed_over_line = dict(passed_over.counts), str(passed_over) if passed_over else ""
@@ -152,11 +147,11 @@ def _not_excluded(urls: Sequence[str], excludes: Excludes, passed_over: PassedOv
 
 @dataclass(slots=True)
 class _Ready:
-    """An image that was read, without pixels if its file has not changed; or the line of an error."""
+    """An image that was read, not prepared for the model if its file has not changed; or the line of an error."""
 
     entry: Entry
     thumbnail: bytes | None = None
-    pixels: Tensor | None = None
+    prepared: Any = None
     error: str | None = None
 
 
@@ -166,16 +161,15 @@ class _Run:
     def __init__(
         self,
         catalogue: Catalogue,
-        network: TwoStageModel,
-        processor: R2D2Processor,
+        model: Model,
         own: UserFields,
         url_of: Mapping[str, str],
         states_bytes: int,
         report: IndexReport,
     ) -> None:
-        self.catalogue, self.network, self.processor = catalogue, network, processor
+        self.catalogue, self.model = catalogue, model
         self.own, self.url_of, self.report = own, url_of, report
-        self.states_room = states_bytes - catalogue.states.size() if network.can_rank else 0
+        self.states_room = states_bytes - catalogue.states.size() if model.can_rank else 0
         self.opened: dict[str, ListedSource] = {}
         self.known: dict[str, Entry] = {}
         self.now: dict[str, Entry] = {}  # the sources' entries at the end of the run
@@ -273,9 +267,8 @@ class _Run:
                 return _Ready(replace(held, stamp=entry.stamp, own=entry.own))
             path = self.catalogue.sources.path(entry.source)
             examined = examine(entry, data, changed_seconds(path, entry.name))
-            # Pixels are made at once: a batch of whole photographs would fill the memory.
-            pixels = self.processor.images([examined.image])
-            return _Ready(examined.entry, examined.thumbnail, pixels)
+            # Prepared at once: a batch of whole photographs would fill the memory.
+            return _Ready(examined.entry, examined.thumbnail, self.model.prepare(examined.image))
         except UnreadableImageError as error:
             return _Ready(entry, error=str(error))
         except ValueError as error:
@@ -288,8 +281,7 @@ class _Run:
         fresh = [ready for ready in batch if ready.thumbnail is not None]
         same = [ready.entry for ready in batch if ready.thumbnail is None and ready.error is None]
         if fresh:
-            pixels = torch.cat([ready.pixels for ready in fresh if ready.pixels is not None])
-            encoded = self.network.encode_image(pixels.to(self.network.device))
+            encoded = self.model.encode_prepared([ready.prepared for ready in fresh])
             self.catalogue.thumbnails.put({ready.entry.key: ready.thumbnail for ready in fresh if ready.thumbnail})
             self._keep_states([ready.entry for ready in fresh], encoded.states)
             self.catalogue.store.upsert([ready.entry for ready in fresh], encoded.embed.cpu())
@@ -317,20 +309,20 @@ class _Run:
         self.catalogue.states.put(packed_states)
 
 
-def must_match(record: IndexRecord, index: Path, model: Path) -> None:
+def must_match(record: IndexRecord, index: Path, model: Model) -> None:
     """Refuse a model that did not make the index.
 
     Raises:
         CcmbError: its weights are not those that made the index.
     """
-    if weights_fingerprint(model) == record.fingerprint:
+    if model.weights_id == record.fingerprint:
         return
-    if str(model.resolve()) == record.model:
-        raise CcmbError(f"{index}: {model} has been trained on since; index into a new folder")
-    raise CcmbError(f"{index}: made with the model {record.model}; {model} has other weights")
+    if model.source == record.model:
+        raise CcmbError(f"{index}: {model.source} has been trained on since; index into a new folder")
+    raise CcmbError(f"{index}: made with the model {record.model}; {model.source} has other weights")
 
 
-def _open_record(out: Path, model: Path, embed_dim: int, store: str | None) -> IndexRecord:
+def _open_record(out: Path, model: Model, store: str | None) -> IndexRecord:
     if (out / RECORD).is_file():
         record = IndexRecord.read(out)
         must_match(record, out, model)
@@ -339,9 +331,7 @@ def _open_record(out: Path, model: Path, embed_dim: int, store: str | None) -> I
         return record
     if out.exists() and not out.is_dir():
         raise CcmbError(f"{out}: is a file; an index is a folder")
-    record = IndexRecord(
-        form=FORM, model=str(model.resolve()), fingerprint=weights_fingerprint(model), embed_dim=embed_dim
-    )
+    record = IndexRecord(form=FORM, model=model.source, fingerprint=model.weights_id, embed_dim=model.embed_dim)
     if store is not None:
         if is_local(store):
             raise UsageError(f"{store}: not the URI of a Milvus server, such as http://127.0.0.1:19530")

@@ -13,6 +13,7 @@ from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions, Rankin
 
 if TYPE_CHECKING:
     from ccmb.r2d2.generative.captioner import R2D2Captioner
+    from ccmb.r2d2.processing import R2D2Processor
     from ccmb.tasks.captioning.decoding import Decoding
     from ccmb.tasks.captioning.evaluate import CaptionResults
     from ccmb.tasks.captioning.finetune import CaptioningFinetuner
@@ -85,7 +86,9 @@ class CaptioningEvalOptions(DecodingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Captioner", "CaptionResults"]):
+class CaptioningFamily(
+    TaskFamily[CaptioningEvalOptions, "RetrievalSet", "tuple[R2D2Captioner, R2D2Processor]", "CaptionResults"]
+):
     """See `TaskFamily`."""
 
     name = "captioning"
@@ -104,37 +107,37 @@ class CaptioningFamily(TaskFamily[CaptioningEvalOptions, "RetrievalSet", "R2D2Ca
         options.refuse_fields_of_published(spec)
         return first_images(open_set(spec, options.split, options.fields, options.images), options.limit)
 
-    def load(self, source: str, options: CaptioningEvalOptions) -> Loaded[R2D2Captioner]:
+    def load(self, source: str, options: CaptioningEvalOptions) -> Loaded[tuple[R2D2Captioner, R2D2Processor]]:
         from ccmb.r2d2.generative.captioner import load_captioner
 
         captioner, processor = load_captioner(source)
         options.need_second_stage(captioner.can_rank, source, "ranking_rule")
-        return Loaded(source, captioner, processor)
+        return Loaded(source, (captioner, processor))
 
     def predict(
-        self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions
+        self, loaded: Loaded[tuple[R2D2Captioner, R2D2Processor]], data: RetrievalSet, options: CaptioningEvalOptions
     ) -> CaptionResults:
         from ccmb.data.pairs import readable_samples
         from ccmb.tasks.captioning.evaluate import caption_dataset
 
         readable = replace(data, samples=readable_samples(data.samples, data.images)[0])
-        decoding = options.decoding(loaded.model, seed=options.seed)
+        decoding = options.decoding(loaded.model[0], seed=options.seed)
         return caption_dataset(
-            loaded.model,
-            loaded.processor,
+            *loaded.model,
             readable,
             options=decoding,
             rerank=options.rerank,
             ranking_rule=options.ranking_rule,
         )
 
-    def evaluate(self, loaded: Loaded[R2D2Captioner], data: RetrievalSet, options: CaptioningEvalOptions) -> Report:
+    def evaluate(
+        self, loaded: Loaded[tuple[R2D2Captioner, R2D2Processor]], data: RetrievalSet, options: CaptioningEvalOptions
+    ) -> Report:
         from ccmb.tasks.captioning.evaluate import evaluate_captions
 
-        decoding = options.decoding(loaded.model, seed=options.seed)
+        decoding = options.decoding(loaded.model[0], seed=options.seed)
         values = evaluate_captions(
-            loaded.model,
-            loaded.processor,
+            *loaded.model,
             data,
             options=decoding,
             rerank=options.rerank,

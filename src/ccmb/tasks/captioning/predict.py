@@ -20,7 +20,7 @@ from ccmb.core.device import inference
 from ccmb.core.errors import UsageError
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.stages import RankOptions
-from ccmb.inference.user_images import check_any_read, read_pixels
+from ccmb.inference.user_images import check_any_read, prepare_readable
 from ccmb.r2d2.decoders.caption_decoder import CaptionState
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
@@ -150,18 +150,18 @@ def _caption_batch(
     match_weight: float | None,
     ranking_rule: RankingRule | None,
 ) -> list[ImageCaption]:
-    readable, pixels, errors = read_pixels(processor, images)
+    pixels, errors = prepare_readable(lambda image: processor.images([image])[0], images)
     results = [ImageCaption(image, error=errors.get(index)) for index, image in enumerate(images)]
-    if not readable:
+    if not pixels:
         return results
-    encoded = model.encode_image(pixels.to(model.device))
+    encoded = model.encode_image(torch.stack(list(pixels.values())).to(model.device))
     written = write_captions(model, processor, encoded, options, first)
     ordered: list[list[Candidate]] = written
     if rerank:
         ordered = rank_candidates(
             model, processor, encoded.to("cpu"), written=written, match_weight=match_weight, ranking_rule=ranking_rule
         )
-    for index, before, after in zip(readable, written, ordered, strict=True):
+    for index, before, after in zip(pixels, written, ordered, strict=True):
         decoded = next(candidate for candidate in after if candidate.text == before[0].text)
         results[index] = replace(results[index], text=after[0].text, candidates=tuple(after), decoded=decoded)
     return results

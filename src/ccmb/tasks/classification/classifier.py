@@ -1,6 +1,6 @@
 """Zero-shot classification: an image belongs to the class whose prompts lie nearest to it.
 
-All that is needed of a model is that it encodes images and texts (`Encoder`); a second stage (`ScoreClasses`) may
+All that is needed of a model is that it encodes images and texts (`SetEncoder`); a second stage (`ScoreClasses`) may
 order the best classes anew. R2D2's of both are in `ccmb.tasks.classification.rerank`.
 
 Shapes: B images of a batch, N images in all, C classes, D embedding width, K candidates of the second stage.
@@ -26,7 +26,7 @@ from ccmb.core.progress import progress
 from ccmb.data.class_names import ImageClass
 from ccmb.data.images.source import image_of
 from ccmb.inference.answers import pessimistic_ranks
-from ccmb.inference.stages import Encoder
+from ccmb.inference.stages import SetEncoder
 from ccmb.inference.user_images import check_any_read
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.classification.prompts import TEMPLATES, check_templates, fill
@@ -72,7 +72,7 @@ class Classifier:
         depth: K, how many classes it ranks.
     """
 
-    encoder: Encoder
+    encoder: SetEncoder
     classes: Sequence[ImageClass]
     embed_CD: Tensor
     ranker: ScoreClasses | None = None
@@ -98,7 +98,7 @@ def _opened(image: Any) -> Image.Image:
 
 
 def class_embeddings(
-    encoder: Encoder, classes: Sequence[ImageClass], templates: Sequence[str] = TEMPLATES, batch: int = 256
+    encoder: SetEncoder, classes: Sequence[ImageClass], templates: Sequence[str] = TEMPLATES, batch: int = 256
 ) -> Tensor:
     """(C, D) L2-normalised means of the L2-normalised embeddings of all prompts of each class.
 

@@ -13,7 +13,7 @@ from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
 from ccmb.tasks.options import DepthOption, RankingRuleOption, SplitOption
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import TwoStageModel
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.classification.classifier import Classifier
     from ccmb.tasks.classification.evaluate import ClassFolders, ClassRanks
 
@@ -37,7 +37,7 @@ class ClassificationEvalOptions(Options):
     ranking_rule: RankingRuleOption = None
 
 
-class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders", "TwoStageModel", "ClassRanks"]):
+class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders", "Model", "ClassRanks"]):
     """See `TaskFamily`."""
 
     name = "classification"
@@ -62,42 +62,34 @@ class ClassificationFamily(TaskFamily[ClassificationEvalOptions, "ClassFolders",
             read_classes(options.classes or ""), read_templates(options.templates), ImageSource.open(path)
         )
 
-    def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[TwoStageModel]:
-        from ccmb.inference.interface import load_network
+    def load(self, source: str, options: ClassificationEvalOptions) -> Loaded[Model]:
+        from ccmb.inference.models.open_model import open_model
+        from ccmb.inference.stages import RankOptions
 
-        return Loaded(source, *load_network(source))
+        return Loaded(source, open_model(source, options=RankOptions(ranking_rule=options.ranking_rule)))
 
-    def predict(
-        self, loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions
-    ) -> ClassRanks:
+    def predict(self, loaded: Loaded[Model], data: ClassFolders, options: ClassificationEvalOptions) -> ClassRanks:
         from ccmb.tasks.classification.evaluate import predict
 
         return predict(_classifier(loaded, data, options), data.images)
 
-    def evaluate(self, loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[Model], data: ClassFolders, options: ClassificationEvalOptions) -> Report:
         from ccmb.tasks.classification.evaluate import evaluate_classes
 
         values = evaluate_classes(_classifier(loaded, data, options), data.images)
         values[self.name] |= {"class_list": options.classes, "templates": options.templates}
         if options.depth is not None:
-            values["ranking_rule"] = options.ranking_rule or loaded.model.config.ranking_rule
+            values["ranking_rule"] = loaded.model.ranking_rule
         return Report(self.name, values)
 
     def table(self, metrics: dict[str, Any]) -> str:
         return classification_table(metrics)
 
 
-def _classifier(loaded: Loaded[TwoStageModel], data: ClassFolders, options: ClassificationEvalOptions) -> Classifier:
-    from ccmb.tasks.classification.rerank import r2d2_classifier
+def _classifier(loaded: Loaded[Model], data: ClassFolders, options: ClassificationEvalOptions) -> Classifier:
+    from ccmb.tasks.classification.rerank import make_classifier
 
-    return r2d2_classifier(
-        loaded.model,
-        loaded.processor,
-        data.classes,
-        templates=data.templates,
-        depth=options.depth,
-        ranking_rule=options.ranking_rule,
-    )
+    return make_classifier(loaded.model, data.classes, templates=data.templates, depth=options.depth)
 
 
 def _folder_of_split(path: Path, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""R2D2 as a zero-shot classifier: the towers encode, and the cross encoders may rank the best classes of an image."""
+"""A model as a zero-shot classifier: the first stage encodes, and the second may rank the best classes of an image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ccmb.core.choices import RankingRule
 from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
-from ccmb.inference.interface import TwoStageModel
-from ccmb.inference.pipeline import Pipeline
-from ccmb.inference.stages import Encoder, RankOptions, Reranker
-from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.inference.models.base import Model
+from ccmb.inference.stages import SetEncoder, Reranker
+from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
 from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
@@ -33,7 +31,7 @@ class PromptRanker:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: SetEncoder,
         ranker: Reranker,
         classes: Sequence[ImageClass],
         templates: Sequence[str] = TEMPLATES,
@@ -50,45 +48,40 @@ class PromptRanker:
         return self.ranker.rank_scores(images, self.texts, *pairs, cosine_BK.flatten()).view_as(cosine_BK)
 
 
-def r2d2_classifier(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+def make_classifier(
+    model: Model,
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
     depth: int | None = None,
-    ranking_rule: RankingRule | None = None,
 ) -> Classifier:
     """The classifier of a model and some classes.
 
     Args:
         depth: how many classes the second stage ranks; None leaves it out.
-        ranking_rule: by which it ranks them; None is the model's own.
 
     Raises:
-        UsageError: there is a depth for a model without cross encoders.
+        UsageError: there is a depth for a model without a second stage.
         CcmbError: a template has not exactly one place for the name.
     """
     if depth is not None and not model.can_rank:
-        raise UsageError("--rerank-k needs cross encoders, and this model is of towers alone (PRD2); leave it out")
-    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=ranking_rule))
-    embed_CD = class_embeddings(pipeline.encoder, classes, templates)
+        raise UsageError(
+            "--rerank-k needs a second stage, such as cross encoders, and this model has none; leave it out"
+        )
+    embed_CD = class_embeddings(model, classes, templates)
     if depth is None:
-        return Classifier(pipeline.encoder, classes, embed_CD)
-    ranker = PromptRanker(pipeline.encoder, pipeline.scorer, classes, templates)
-    return Classifier(pipeline.encoder, classes, embed_CD, ranker, depth)
+        return Classifier(model, classes, embed_CD)
+    return Classifier(model, classes, embed_CD, PromptRanker(model, model, classes, templates), depth)
 
 
 def classify(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     images: Sequence[ImageInput],
     classes: Sequence[ImageClass],
     templates: Sequence[str] = TEMPLATES,
     top: int = 5,
     depth: int | None = None,
-    ranking_rule: RankingRule | None = None,
 ) -> list[ImageClasses]:
-    """The best classes of each of some images; see `r2d2_classifier` and `classify_images` for the rest.
+    """The best classes of each of some images; see `make_classifier` and `classify_images` for the rest.
 
     The model reads names cleaned as the texts of a corpus are; what it finds bears the names that were given.
 
@@ -96,7 +89,7 @@ def classify(
         UsageError, CcmbError: see there.
     """
     cleaned = [replace(one, names=tuple(map(clean_query, one.names))) for one in classes]
-    classifier = r2d2_classifier(model, processor, cleaned, templates=templates, depth=depth, ranking_rule=ranking_rule)
+    classifier = make_classifier(model, cleaned, templates=templates, depth=depth)
     results = classify_images(classifier, images, top)
     return [
         replace(result, classes=tuple(replace(guess, name=classes[guess.index].name) for guess in result.classes))

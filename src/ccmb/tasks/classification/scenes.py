@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ccmb.data.images.source import ImageSource
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.scenes.classification import SCENE_TEMPLATES, Attribute, scene_classes, write_class_folders
 from ccmb.tasks.classification.evaluate import evaluate_classes
-from ccmb.tasks.classification.rerank import r2d2_classifier
+from ccmb.tasks.classification.rerank import make_classifier
 
 
 def measure_drawn_classes(
@@ -32,7 +33,7 @@ def measure_drawn_classes(
         images = ImageSource.open(folder / attribute)
         report[attribute] = {
             name: evaluate_classes(
-                r2d2_classifier(model, processor, scene_classes(attribute), SCENE_TEMPLATES), images
+                make_classifier(R2D2Stages(model, processor), scene_classes(attribute), SCENE_TEMPLATES), images
             )["classification"]
             for name, model in models.items()
         }

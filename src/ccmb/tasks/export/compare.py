@@ -22,6 +22,7 @@ from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.inference.gallery import Gallery, encode_gallery
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.scoring import rank_pairs
+from ccmb.inference.stages import R2D2Encoder
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.towers.two_towers import TowerOutput
@@ -119,7 +120,9 @@ def compare_recall(
     report: dict[str, Any] = {"data": str(pairs), "split": split}
     ranks: dict[str, dict[Direction, Ranks]] = {}
     for name, model in (("torch", network), ("export", exported)):
-        gallery = encode_gallery(model, processor, [sample.image for sample in samples], texts, image_source.load)
+        gallery = encode_gallery(
+            R2D2Encoder(model, processor), [sample.image for sample in samples], texts, image_source.load
+        )
         ranks[name] = ranks_both_ways(model, gallery, depth)
         report[name] = report_of_ranks(ranks[name], gallery, depth)
     stages = ("pre_ranking", "ranking") if network.can_rank else ("pre_ranking",)

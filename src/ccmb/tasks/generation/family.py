@@ -13,6 +13,7 @@ from ccmb.tasks.options import LimitOption, NoiseSeedOption, PairOptions
 if TYPE_CHECKING:
     from ccmb.inference.pipeline import Pipeline
     from ccmb.r2d2.generative.generator import R2D2Generator
+    from ccmb.r2d2.processing import R2D2Processor
     from ccmb.tasks.common.datasets import RetrievalSet
     from ccmb.tasks.generation.finetune import GenerationFinetuner
     from ccmb.tasks.generation.predict import GeneratedImages, SamplingOptions
@@ -68,7 +69,9 @@ class GenerationEvalOptions(MeasuredPaintingOptions, PairOptions):
     seed: NoiseSeedOption = 0
 
 
-class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Generator", "list[GeneratedImages]"]):
+class GenerationFamily(
+    TaskFamily[GenerationEvalOptions, "RetrievalSet", "tuple[R2D2Generator, R2D2Processor]", "list[GeneratedImages]"]
+):
     """See `TaskFamily`."""
 
     name = "generation"
@@ -83,13 +86,13 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         opened = open_set(spec, options.split, options.fields, options.images, family=self.name)
         return first_images(opened, options.limit)
 
-    def load(self, source: str, options: GenerationEvalOptions) -> Loaded[R2D2Generator]:
+    def load(self, source: str, options: GenerationEvalOptions) -> Loaded[tuple[R2D2Generator, R2D2Processor]]:
         from ccmb.r2d2.generative.generator import load_generator
 
-        return Loaded(source, *load_generator(source))
+        return Loaded(source, load_generator(source))
 
     def predict(
-        self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions
+        self, loaded: Loaded[tuple[R2D2Generator, R2D2Processor]], data: RetrievalSet, options: GenerationEvalOptions
     ) -> list[GeneratedImages]:
         from ccmb.data.pairs import readable_samples
         from ccmb.tasks.generation.evaluate import prompts_of
@@ -97,9 +100,11 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
 
         texts = prompts_of(replace(data, samples=readable_samples(data.samples, data.images)[0]))
         sampling, judge = options.sampling(options.seed), _judge(loaded, options)
-        return paint_texts(loaded.model, loaded.processor, texts, sampling, judge)
+        return paint_texts(*loaded.model, texts, sampling, judge)
 
-    def evaluate(self, loaded: Loaded[R2D2Generator], data: RetrievalSet, options: GenerationEvalOptions) -> Report:
+    def evaluate(
+        self, loaded: Loaded[tuple[R2D2Generator, R2D2Processor]], data: RetrievalSet, options: GenerationEvalOptions
+    ) -> Report:
         from ccmb.tasks.generation.evaluate import evaluate_generation
         from ccmb.tasks.generation.features import open_extractor, r2d2_extractor
 
@@ -107,11 +112,9 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         if options.features:
             extractor = open_extractor(options.features)
         else:
-            extractor = r2d2_extractor(loaded.source, loaded.model, loaded.processor)
+            extractor = r2d2_extractor(loaded.source, *loaded.model)
         sampling = options.sampling(options.seed)
-        values = evaluate_generation(
-            loaded.model, loaded.processor, data, options=sampling, judge=judge, extractor=extractor
-        )
+        values = evaluate_generation(*loaded.model, data, options=sampling, judge=judge, extractor=extractor)
         return self.report(values, loaded.source, data.samples)
 
     def table(self, metrics: dict[str, Any]) -> str:
@@ -123,7 +126,7 @@ class GenerationFamily(TaskFamily[GenerationEvalOptions, "RetrievalSet", "R2D2Ge
         return GenerationFinetuner()
 
 
-def _judge(loaded: Loaded[R2D2Generator], options: GenerationEvalOptions) -> Pipeline:
+def _judge(loaded: Loaded[tuple[R2D2Generator, R2D2Processor]], options: GenerationEvalOptions) -> Pipeline:
     from ccmb.tasks.generation.predict import open_judge
 
-    return open_judge(options.judge, loaded.source, loaded.model, loaded.processor)
+    return open_judge(options.judge, loaded.source, *loaded.model)

@@ -24,10 +24,9 @@ from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.models.base import Model
 from ccmb.inference.scoring import match_probability
 from ccmb.r2d2.configuration import NOT_CALIBRATED
-from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.negatives import DEPTH, draw_pairs, score_pairs
@@ -38,7 +37,7 @@ MAX_TEXTS = 2000  # that an evaluation scores
 
 
 def calibration_report(
-    model: TwoStageModel, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
+    model: Model, gallery: Gallery, samples: Sequence[Sample], texts: Sequence[str]
 ) -> dict[str, Any]:
     """Temperature and calibration error of a model as it is; see `draw_pairs`.
 
@@ -46,7 +45,7 @@ def calibration_report(
     """
     pairs = draw_pairs(gallery, samples, texts)
     pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:MAX_TEXTS]]
-    temperature, error = model.config.match_temperature, None
+    temperature, error = model.match_temperature or NOT_CALIBRATED, None
     if len(pairs):
         probability_N = match_probability(score_pairs(model, gallery, pairs), temperature)
         error = round(estimate_calibration_error(probability_N, pairs.labels, pairs.right.repeat(2)).value, 4)
@@ -54,8 +53,7 @@ def calibration_report(
 
 
 def calibrate(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     pairs: Path,
     images: Path,
     split: str | None,
@@ -63,7 +61,7 @@ def calibrate(
     depth: int = DEPTH,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fit `match_temperature` on one split of own pairs, set it in the model's configuration, and report.
+    """Fit `match_temperature` on one split of own pairs, give it to the model, and report.
 
     The prior is one match to one non-match, see `draw_pairs`. What calibration is worth is measured with a temperature
     fitted on the texts of one half of the images, on those of the other; the one that is set is fitted on all.
@@ -74,17 +72,17 @@ def calibrate(
         `pairs`; a line for each of the `unreadable` images.
 
     Raises:
-        CcmbError: the model has no match heads, its scores are no numbers, or the data is faulty or too little.
+        CcmbError: the model has no second stage, its scores are no numbers, or the data is faulty or too little.
     """
     if not model.can_rank:
-        raise CcmbError("the model has no match heads (PRD2): there is no match score to calibrate")
+        raise CcmbError("the model has no second stage: there is no match score to calibrate")
     image_source = ImageSource.open(images)
     samples, unreadable = readable_samples(read_pairs(pairs, split, fields), image_source)
     texts = [text for sample in samples for text in sample.texts]
     if len(texts) < MIN_TEXTS:
         raise _too_little(pairs, split, len(texts))
     names = [sample.image for sample in samples]
-    gallery = encode_gallery(model, processor, names, [sample.texts for sample in samples], image_source.load)
+    gallery = encode_gallery(model, names, [sample.texts for sample in samples], image_source.load)
     drawn = draw_pairs(gallery, samples, texts, depth, seed)
     fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
     if len(drawn) < MIN_TEXTS or fitted_P.all():
@@ -94,7 +92,8 @@ def calibrate(
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
     half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
     held_out = log_odds_N2[~fitted_N], label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
-    temperature = model.config.match_temperature = _as_fitted(fit_match_temperature(log_odds_N2, label_N))
+    temperature = _as_fitted(fit_match_temperature(log_odds_N2, label_N))
+    model.set_match_temperature(temperature)
     return {
         "match_temperature": temperature,
         "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,

@@ -10,10 +10,8 @@ from typing import Any
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
-from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.models.base import Model
 from ccmb.inference.pair_scores import PairScores, score_labelled
-from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
-from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.metrics import matching_report
 
 Labelled = tuple[Sequence[Sample], ImageSource]
@@ -27,9 +25,7 @@ class LabelledPairs:
     fit: Labelled | None = None
 
 
-def evaluate_matching(
-    model: TwoStageModel, processor: R2D2Processor, labelled: Labelled, fit: Labelled | None = None
-) -> dict[str, Any]:
+def evaluate_matching(model: Model, labelled: Labelled, fit: Labelled | None = None) -> dict[str, Any]:
     """The report of one split of labelled pairs; images that cannot be read are listed in it.
 
     Args:
@@ -40,14 +36,14 @@ def evaluate_matching(
         CcmbError: no image can be read, or all pairs have one label.
     """
     started = time.monotonic()
-    scores, unreadable = predict(model, processor, labelled)
-    fitted_on = None if fit is None else predict(model, processor, fit)[0]
-    report = matching_report(scores, model.config.match_temperature, fitted_on)
+    scores, unreadable = predict(model, labelled)
+    fitted_on = None if fit is None else predict(model, fit)[0]
+    report = matching_report(scores, model.match_temperature, fitted_on)
     seconds = {"evaluate": round(time.monotonic() - started, 1)}
     return {"matching": report, "unreadable": unreadable, "seconds": seconds}
 
 
-def predict(model: TwoStageModel, processor: R2D2Processor, labelled: Labelled) -> tuple[PairScores, list[str]]:
+def predict(model: Model, labelled: Labelled) -> tuple[PairScores, list[str]]:
     """Scores of all pairs whose images can be read, and a line for each other image."""
     samples, unreadable = readable_samples(*labelled)
-    return score_labelled(R2D2Encoder(model, processor), R2D2Ranker(model), samples, labelled[1].load), unreadable
+    return score_labelled(model, model, samples, labelled[1].load), unreadable

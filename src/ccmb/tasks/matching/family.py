@@ -12,7 +12,7 @@ from ccmb.tasks.matching.table import matching_table
 from ccmb.tasks.options import ImageOptions
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import TwoStageModel
+    from ccmb.inference.models.base import Model
     from ccmb.inference.pair_scores import PairScores
     from ccmb.tasks.matching.evaluate import LabelledPairs
     from ccmb.tasks.matching.finetune import MatchingFinetuner
@@ -31,7 +31,7 @@ class MatchingEvalOptions(ImageOptions):
     ] = None
 
 
-class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageModel", "PairScores"]):
+class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "Model", "PairScores"]):
     """See `TaskFamily`."""
 
     name = "matching"
@@ -64,20 +64,20 @@ class MatchingFamily(TaskFamily[MatchingEvalOptions, "LabelledPairs", "TwoStageM
             scored, None if fit_split is None else open_labelled(path, fit_split, options.images, name)
         )
 
-    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[TwoStageModel]:
-        from ccmb.inference.interface import load_network
+    def load(self, source: str, options: MatchingEvalOptions) -> Loaded[Model]:
+        from ccmb.inference.models.open_model import open_model
 
-        return Loaded(source, *load_network(source))
+        return Loaded(source, open_model(source))
 
-    def predict(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
+    def predict(self, loaded: Loaded[Model], data: LabelledPairs, options: MatchingEvalOptions) -> PairScores:
         from ccmb.tasks.matching.evaluate import predict
 
-        return predict(loaded.model, loaded.processor, data.scored)[0]
+        return predict(loaded.model, data.scored)[0]
 
-    def evaluate(self, loaded: Loaded[TwoStageModel], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[Model], data: LabelledPairs, options: MatchingEvalOptions) -> Report:
         from ccmb.tasks.matching.evaluate import evaluate_matching
 
-        values = evaluate_matching(loaded.model, loaded.processor, data.scored, data.fit)
+        values = evaluate_matching(loaded.model, data.scored, data.fit)
         return self.report(values, loaded.source, data.scored[0])
 
     def table(self, metrics: dict[str, Any]) -> str:

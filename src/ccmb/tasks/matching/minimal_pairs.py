@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ccmb.core.choices import RankingRule
-from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
+from ccmb.inference.models.base import Model
 from ccmb.inference.pipeline import Pipeline
-from ccmb.inference.stages import RankOptions
-from ccmb.r2d2.processing import R2D2Processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +40,13 @@ class MinimalPairScores:
 
 
 def score_minimal_pairs(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     images: EncodedItems,
     pairs: Sequence[MinimalPair],
-    ranking_rule: RankingRule | None = None,
     batch: int = 256,
 ) -> MinimalPairScores:
-    """Score both texts of every pair against its image; `images` are the encoded images.
-
-    Args:
-        ranking_rule: of the second stage; None is the model's own.
-    """
-    pipeline = Pipeline.from_model(model, processor, RankOptions(ranking_rule=ranking_rule))
+    """Score both texts of every pair against its image; `images` are the encoded images."""
+    pipeline = Pipeline(model, model)
     parts = []
     for start in range(0, len(pairs), batch):
         chunk = pairs[start : start + batch]

@@ -18,8 +18,7 @@ from ccmb.core.progress import progress
 from ccmb.data.equal_texts import text_key
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
-from ccmb.inference.interface import TwoStageModel
-from ccmb.inference.stages import R2D2Ranker
+from ccmb.inference.stages import PairScorer
 
 DEPTH = 16  # candidates of the first stage that a non-match is drawn from
 BATCH, CHUNK = 2048, 256  # pairs and texts at a time
@@ -92,10 +91,10 @@ def _draw_wrong(
     return index_Q[candidates_Q > 0], wrong_Q[candidates_Q > 0]
 
 
-def score_pairs(model: TwoStageModel, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
+def score_pairs(scorer: PairScorer, gallery: Gallery, pairs: DrawnPairs) -> Tensor:
     """Log-odds (2P, 2) of both heads for the matches, then for the non-matches."""
     image_N, text_N = torch.cat([pairs.right, pairs.wrong]), pairs.text.repeat(2)
-    scorer, parts = R2D2Ranker(model), []
+    parts = []
     with progress("match", len(image_N), "pairs") as advance:
         for start in range(0, len(image_N), BATCH):
             part = slice(start, start + BATCH)

@@ -9,11 +9,10 @@ import torch
 
 from ccmb.core.text.cleaning import clean_query
 from ccmb.core.validation import check_min_probability, check_text
-from ccmb.inference.interface import TwoStageModel
+from ccmb.inference.models.base import Model, check_gives_probability
 from ccmb.inference.pipeline import Pipeline
-from ccmb.inference.scoring import check_gives_probability
 from ccmb.inference.user_images import check_any_read, encode_readable
-from ccmb.r2d2.processing import ImageInput, R2D2Processor
+from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
@@ -39,8 +38,7 @@ class ImageMatch:
 
 
 def match_images(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     text: str,
     images: Sequence[ImageInput],
     min_probability: float | None = None,
@@ -55,14 +53,14 @@ def match_images(
 
     Raises:
         UsageError: the text is empty or not UTF-8, or there is a `min_probability` outside [0, 1] or for a model
-            without cross encoders or calibration.
+            without a second stage or calibration.
         CcmbError: none of the images can be read.
     """
     check_text(text, "to match")
     check_min_probability(min_probability)
     if min_probability is not None:
         check_gives_probability(model)
-    pipeline, results = Pipeline.from_model(model, processor), list[ImageMatch]()
+    pipeline, results = Pipeline(model, model, model.name), list[ImageMatch]()
     of_text = pipeline.encode_texts([clean_query(text)])
     for start in range(0, len(images), batch):
         results += _match_batch(pipeline, of_text, images[start : start + batch], min_probability)

@@ -17,10 +17,9 @@ from ccmb.data.pairs import open_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.interface import TwoStageModel
-from ccmb.inference.stages import EXACT_OPTIONS, PairScorer, R2D2Ranker, RankOptions
+from ccmb.inference.models.base import Model
+from ccmb.inference.stages import PairScorer, RankOptions
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
-from ccmb.r2d2.processing import R2D2Processor
 from ccmb.tasks.matching.calibrate import calibration_report
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.minimal_pairs import MinimalPair, MinimalPairScores, minimal_pair_report, score_minimal_pairs
@@ -63,7 +62,7 @@ class Predictions:
 
     Attributes:
         unreadable: a line for each image that was left out.
-        options: how the second stage was computed.
+        options: how the second stage was computed; None without one.
         minimal_pairs: those of the data, which are yet to be scored.
     """
 
@@ -71,7 +70,7 @@ class Predictions:
     unreadable: list[str]
     gallery: Gallery
     ranks: dict[Direction, Ranks]
-    options: RankOptions
+    options: RankOptions | None
     minimal_pairs: list[MinimalPair]
 
 
@@ -89,80 +88,67 @@ def open_data(pairs: Path, images: Path, split: str | None, fields: Sequence[str
 
 
 def predict(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT_OPTIONS,
-    source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Predictions:
     """Rank the images that can be read for each text, and the other way; see `evaluate`."""
     samples, unreadable = readable_samples(data.samples, data.images)
     minimal_pairs = _minimal_pairs(samples, data.path)
     texts = [sample.texts[:texts_per_image] for sample in samples]
-    ranker = R2D2Ranker(model, options, source=source)
     names = [sample.image for sample in samples]
-    gallery = encode_gallery(model, processor, names, texts, data.images.load, convention=convention)
-    ranks = ranks_both_ways(ranker, gallery, depth)
+    gallery = encode_gallery(model, names, texts, data.images.load, convention=convention)
+    ranks = ranks_both_ways(model, gallery, depth)
     return Predictions(
         samples=samples,
         unreadable=[*data.faults, *unreadable],
         gallery=gallery,
         ranks=ranks,
-        options=ranker.options,
+        options=model.options,
         minimal_pairs=minimal_pairs,
     )
 
 
 def evaluate(
-    model: TwoStageModel,
-    processor: R2D2Processor,
+    model: Model,
     data: Pairs,
     depth: int = 128,
     texts_per_image: int | None = None,
-    options: RankOptions = EXACT_OPTIONS,
-    source: str | Path | None = None,
     convention: Convention = "equal_texts",
 ) -> Evaluation:
-    """Rank, and measure both stages.
+    """Rank by the model's options, and measure both stages; all but ranks is exact, whatever the options.
 
     Args:
         depth: candidates of the first stage that the second one ranks (the paper: 128, or 64 for ICR and IQR).
         texts_per_image: use only the first so many texts of each image.
-        options: how the second stage of retrieval is computed; what else is reported is always exact, by the same rule.
-        source: what the model was loaded from; needed for options of int8.
         convention: which answers are right and how ties count, see `ccmb.inference.answers`.
 
     Raises:
-        UsageError: options that are not of this network, see `R2D2Ranker`.
         CcmbError: no readable image. Images that cannot be read are listed in the report.
     """
     started = time.monotonic()
     predicted = predict(
         model,
-        processor,
         data,
         depth=depth,
         texts_per_image=texts_per_image,
-        options=options,
-        source=source,
         convention=convention,
     )
     samples, gallery, ranks = predicted.samples, predicted.gallery, predicted.ranks
     report: dict[str, Any] = {"retrieval": report_of_ranks(ranks, gallery, depth)}
-    if model.can_rank:
+    if predicted.options is not None:
         report["retrieval"] |= {"precision": predicted.options.precision, "cascade": predicted.options.cascade}
-        report["ranking_rule"] = options.rule_of(model)
+        report["ranking_rule"] = model.ranking_rule
     minimal_pairs, scores = predicted.minimal_pairs, None
     if minimal_pairs:
-        scores = score_minimal_pairs(model, processor, gallery.images, minimal_pairs, options.ranking_rule)
+        scores = score_minimal_pairs(model, gallery.images, minimal_pairs)
         report["minimal_pairs"] = minimal_pair_report(minimal_pairs, scores)
     texts = [text for sample in samples for text in sample.texts[:texts_per_image]]
     if model.can_rank and len(gallery.images) > 1:
         calibration = calibration_report(model, gallery, samples, texts)
-        report["matching"] = {"auc": _random_pair_auc(R2D2Ranker(model), gallery), **calibration}
+        report["matching"] = {"auc": _random_pair_auc(model, gallery), **calibration}
     report["in_other_splits"] = len(data.in_other_splits)
     report["unreadable"] = predicted.unreadable
     report["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}

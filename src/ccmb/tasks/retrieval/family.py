@@ -13,7 +13,7 @@ from ccmb.tasks.options import DepthOption, PairOptions, RankingRuleOption, Rank
 from ccmb.tasks.retrieval.table import retrieval_table
 
 if TYPE_CHECKING:
-    from ccmb.inference.interface import TwoStageModel
+    from ccmb.inference.models.base import Model
     from ccmb.tasks.retrieval.evaluate import Pairs, Predictions
     from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
 
@@ -30,7 +30,7 @@ class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     ranking_rule: RankingRuleOption = None
 
 
-class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel", "Predictions"]):
+class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Model", "Predictions"]):
     """See `TaskFamily`."""
 
     name = "retrieval"
@@ -58,25 +58,25 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
             return open_data(path, path, None, options.fields)
         return open_data(path, options.images or folder_for_pairs(path), options.split, options.fields)
 
-    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[TwoStageModel]:
-        from ccmb.inference.interface import load_network
-        from ccmb.r2d2.modeling import R2D2Model
+    def load(self, source: str, options: RetrievalEvalOptions) -> Loaded[Model]:
+        from ccmb.inference.models.open_model import is_exported, open_model
+        from ccmb.inference.stages import RankOptions
 
-        network, processor = load_network(source)
-        options.need_second_stage(network.can_rank, source, *SECOND_STAGE)
-        if options.precision == "fp32" and not isinstance(network, R2D2Model):
+        if options.precision == "fp32" and is_exported(source):
             options.refuse("of networks in torch; an export keeps the one that it was made with", "precision")
-        return Loaded(source, network, processor)
+        model = open_model(source, options=RankOptions(options.precision, options.cascade, options.ranking_rule))
+        options.need_second_stage(model.can_rank, source, *SECOND_STAGE)
+        return Loaded(source, model)
 
-    def predict(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
+    def predict(self, loaded: Loaded[Model], data: Pairs, options: RetrievalEvalOptions) -> Predictions:
         from ccmb.tasks.retrieval.evaluate import predict
 
-        return predict(loaded.model, loaded.processor, data, source=loaded.source, **_how(options, loaded.model))
+        return predict(loaded.model, data, **_how(options, loaded.model))
 
-    def evaluate(self, loaded: Loaded[TwoStageModel], data: Pairs, options: RetrievalEvalOptions) -> Report:
+    def evaluate(self, loaded: Loaded[Model], data: Pairs, options: RetrievalEvalOptions) -> Report:
         from ccmb.tasks.retrieval.evaluate import evaluate
 
-        done = evaluate(loaded.model, loaded.processor, data, source=loaded.source, **_how(options, loaded.model))
+        done = evaluate(loaded.model, data, **_how(options, loaded.model))
         return self.report(done.report, loaded.source, done.samples)
 
     def run(self, source: str, spec: str, options: RetrievalEvalOptions) -> Report:
@@ -93,14 +93,11 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "TwoStageModel",
         return RetrievalFinetuner()
 
 
-def _how(options: RetrievalEvalOptions, model: TwoStageModel) -> dict[str, Any]:
+def _how(options: RetrievalEvalOptions, model: Model) -> dict[str, Any]:
     """Arguments of `ccmb.tasks.retrieval.evaluate.evaluate`."""
-    from ccmb.inference.stages import RankOptions
-
     return {
-        "depth": options.depth or model.config.rerank_k or DEPTH,
+        "depth": options.depth or model.rerank_k or DEPTH,
         "texts_per_image": options.limit_texts,
-        "options": RankOptions(options.precision, options.cascade, options.ranking_rule),
         "convention": options.convention,
     }
 

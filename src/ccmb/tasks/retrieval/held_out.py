@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ccmb.inference.gallery import Gallery, encode_gallery
-from ccmb.inference.stages import R2D2Ranker
+from ccmb.inference.stages import R2D2Encoder, R2D2Ranker
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
@@ -24,7 +24,7 @@ def rank_held_out(
     """
     texts, pairs = texts_and_pairs(held_out.samples, held_out.queries)
     gallery = encode_gallery(
-        model, processor, [sample.image for sample in held_out.samples], texts, held_out.images.load
+        R2D2Encoder(model, processor), [sample.image for sample in held_out.samples], texts, held_out.images.load
     )
     gallery = replace(gallery, pairs=pairs).with_convention([text for of_image in texts for text in of_image])
     return gallery, ranks_both_ways(R2D2Ranker(model, ranks=heads), gallery, depth)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccmb.benchmark.models.open_model import open_model
+from ccmb.inference.models.open_model import open_model
 
 
 class ModelScorer:

@@ -1,35 +1,40 @@
-"""R2D2 as a model of the benchmark."""
+"""R2D2 as a model by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ccmb.benchmark.models.base import context_within, fingerprint
-from ccmb.core.device import choose_device
+from ccmb.core.choices import RankingRule
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
+from ccmb.inference.models.base import context_within, fingerprint
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
+from ccmb.r2d2.inputs.unknown_words import wholly_unknown
+from ccmb.r2d2.loading import model_folder, weights_fingerprint
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
-from ccmb.r2d2.processing import R2D2Processor
+from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.tokenizer import straightens_quotes
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
-class R2D2BenchmarkModel:
+class R2D2Stages:
     """R2D2 with both stages, or PRD2 with the first. `model` may also be a captioner or a generator."""
 
     def __init__(
         self,
-        name: str,
         model: TwoStageModel,
         processor: R2D2Processor,
+        *,
+        name: str = "",
         context_length: int | None = None,
         options: RankOptions = EXACT_OPTIONS,
-        source: str | None = None,
+        source: str | Path | None = None,
     ) -> None:
         max_tokens = model.config.max_text_tokens
         tokens = context_within(name, context_length, processor.max_text_tokens, max_tokens)
@@ -38,18 +43,64 @@ class R2D2BenchmarkModel:
         self.name, self.kind = name, "R2D2" if model.can_rank else "PRD2"
         self.context_length: int | None = tokens
         # The match temperature turns scores into probabilities and changes no order.
-        self.match_temperature: float | None = model.config.match_temperature if model.can_rank else None
         config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_MATTER}
         settings = [processor.image_size, processor.image_mean, processor.image_std, self.context_length]
         settings += [sorted(processor.tokenizer.get_vocab().items())]
         settings += ["quotes are straight"] if straightens_quotes(processor.tokenizer) else []
-        identity: dict[str, Any] = {"config": config, "processor": settings}
+        self._identity: dict[str, Any] = {"config": config, "processor": settings}
         if isinstance(model, ExportedR2D2):
-            identity["export"] = model.record.files
-        self.fingerprint = fingerprint(cast(nn.Module, model), identity)
-        cast(nn.Module, model).eval().to(choose_device("auto"))
+            self._identity["export"] = model.record.files
+        model.eval()
+        self._source = source
         self.network, self.processor = model, processor
         self._encoder, self._ranker = R2D2Encoder(model, processor), R2D2Ranker(model, options, source=source)
+
+    @property
+    def source(self) -> str:
+        """The model folder; empty if it is of none."""
+        return "" if self._source is None else str(model_folder(self._source).resolve())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(cast(nn.Module, self.network), self._identity)
+
+    @cached_property
+    def weights_id(self) -> str:
+        """SHA-256 of the folder's weights, which its export shares; the fingerprint if it is of no folder."""
+        return self.fingerprint if self._source is None else weights_fingerprint(model_folder(self._source))
+
+    @property
+    def embed_dim(self) -> int:
+        return self.network.config.embed_dim
+
+    @property
+    def match_temperature(self) -> float | None:
+        return self.network.config.match_temperature if self.network.can_rank else None
+
+    def set_match_temperature(self, temperature: float) -> None:
+        self.network.config.match_temperature = temperature
+
+    @property
+    def ranking_rule(self) -> RankingRule | None:
+        return self._ranker.options.rule_of(self.network) if self.can_rank else None
+
+    @property
+    def rerank_k(self) -> int | None:
+        return self.network.config.rerank_k
+
+    @property
+    def states_width(self) -> int:
+        return self.network.config.image_width if self.can_rank else 0
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.can_rank and self.network.config.is_calibrated
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        return wholly_unknown(self.processor, texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return int(self.processor.texts(texts)["attention_mask"].sum()) if texts else 0
 
     @property
     def can_rank(self) -> bool:
@@ -62,6 +113,12 @@ class R2D2BenchmarkModel:
     @property
     def cascade(self) -> Cascade | None:
         return self._ranker.cascade
+
+    def prepare(self, image: ImageInput) -> Tensor:
+        return self._encoder.prepare(image)
+
+    def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
+        return self._encoder.encode_prepared(images)
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self._encoder.encode_images(names, load)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import MODEL_MAPPING, AutoImageProcessor, AutoModel, PreTrainedTokenizerBase
 
-from ccmb.benchmark.models.base import OneStage, context_within, embedding, fingerprint
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
-from ccmb.inference.stages import ImageLoader
+from ccmb.inference.models.base import OneStage, context_within, embedding, fingerprint
+from ccmb.inference.user_images import open_image
 from ccmb.r2d2.pretrained.sources import load_text_tokenizer, load_weights, read_config
+from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.tokenizer import straighten_quotes
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
@@ -34,9 +36,11 @@ class TwoTowersModel(OneStage):
         model: Any,
         image_processor: Any,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         context_length: int | None = None,
+        source: str = "",
     ) -> None:
-        self.name, self.kind = name, model.config.model_type
+        self.name, self.kind, self.source = name, model.config.model_type, source or name
         default = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
         self.context_length: int | None = context_within(name, context_length, default, _positions(model.config))
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
@@ -48,21 +52,35 @@ class TwoTowersModel(OneStage):
         self._device = choose_device("auto")
         self._model = model.eval().to(self._device)
 
-    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        inputs = self._images(images=[load(name) for name in names], return_tensors="pt")
+    def prepare(self, image: ImageInput) -> dict[str, Tensor]:
+        """The image processor's tensors of one image, such as `pixel_values` (1, 3, S, S)."""
+        return dict(self._images(images=[open_image(image)], return_tensors="pt"))
+
+    def encode_prepared(self, images: Sequence[dict[str, Tensor]]) -> TowerOutput:
+        inputs = {name: torch.cat([image[name] for image in images]) for name in images[0]}
         return self._features(self._model.get_image_features, inputs)
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         is_siglip = self.kind in SIGLIPS
-        inputs = self._tokenizer(
-            [text.lower() for text in texts] if is_siglip else list(texts),
-            padding="max_length" if is_siglip else "longest",
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        )
+        inputs = self._tokens(texts, "max_length" if is_siglip else "longest")
         names = ("input_ids",) if is_siglip else ("input_ids", "attention_mask")
         return self._features(self._model.get_text_features, {name: inputs[name] for name in names})
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        special = {*self._tokenizer.all_special_ids}
+        return [not {*ids} - special for ids in self._tokens(texts, "do_not_pad")["input_ids"]] if texts else []
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return sum(map(len, self._tokens(texts, "do_not_pad")["input_ids"])) if texts else 0
+
+    def _tokens(self, texts: Sequence[str], padding: str) -> Any:
+        return self._tokenizer(
+            [text.lower() for text in texts] if self.kind in SIGLIPS else list(texts),
+            padding=padding,
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors=None if padding == "do_not_pad" else "pt",
+        )
 
     def _features(self, features: Any, inputs: Any) -> TowerOutput:
         with torch.inference_mode():
@@ -90,7 +108,8 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
     except Exception as error:  # no preprocessor_config.json, or one that transformers cannot read
         raise CcmbError(f"{source}: the image processor cannot be loaded ({one_line(error)})") from None
     tokenizer = load_text_tokenizer(source, config.text_config.vocab_size, masks=False)
-    return TwoTowersModel(name, model, image_processor, tokenizer, context_length)
+    where = str(Path(source).resolve()) if Path(source).is_dir() else source
+    return TwoTowersModel(name, model, image_processor, tokenizer, context_length=context_length, source=where)
 
 
 def _positions(config: Any) -> int | None:

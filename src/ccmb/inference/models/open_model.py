@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from ccmb.benchmark.models.base import BenchmarkModel
-from ccmb.benchmark.models.open_clip import OPEN_CLIP, OpenClipModel
-from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
-from ccmb.benchmark.models.stored_features import StoredFeatures, is_features
-from ccmb.benchmark.models.transformers_clip import open_two_towers
+from torch import nn
+
+from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.interface import TwoStageModel, load_network
+from ccmb.inference.models.base import Model
+from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
+from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.inference.models.stored_features import StoredFeatures, is_features
+from ccmb.inference.models.transformers_clip import open_two_towers
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
@@ -21,7 +25,9 @@ from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
 
-def open_model(name: str, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS) -> BenchmarkModel:
+def open_model(
+    name: str | Path, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS, *, fast: bool = False
+) -> Model:
     """Open a model by the name that a user gives.
 
     Args:
@@ -29,21 +35,38 @@ def open_model(name: str, context_length: int | None = None, options: RankOption
             stored features; or `open_clip:ARCHITECTURE/WEIGHTS`. `LABEL=` in front gives it a name of its own.
         context_length: longest text in tokens; by default what the model was made for.
         options: how a second stage is computed, if there is one.
+        fast: compute with an R2D2's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
 
     Raises:
-        UsageError: it is a model of another kind, or the context length does not suit it.
+        UsageError: it is a model of another kind, the context length does not suit it, or `fast` does not.
         CcmbError: it is not there or not whole; the message names it.
     """
-    label, source = label_and_source(name)
+    label, source = label_and_source(str(name))
+    if is_r2d2(source):
+        network, processor = _load(source, fast)
+        cast(nn.Module, network).to(choose_device("auto"))
+        return R2D2Stages(network, processor, name=label, context_length=context_length, options=options, source=source)
+    if fast:
+        raise UsageError(f"--fast is of R2D2, of which there are int8 exports; leave it out for {source}")
     if source.startswith(OPEN_CLIP):
         return OpenClipModel(label, source.removeprefix(OPEN_CLIP), context_length)
     if is_features(Path(source)):
         return StoredFeatures(label, Path(source), context_length)
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run, or nothing whole
-        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
-    if read_config(source).model_type == R2D2Config.model_type:
-        return R2D2BenchmarkModel(label, *_load(source), context_length, options, source)
     return open_two_towers(label, source, context_length)
+
+
+def is_r2d2(source: str) -> bool:
+    """Whether a model is an R2D2, by its files; so is a folder that holds no whole model, as of a run.
+
+    Raises:
+        CcmbError: it is not there; the message names it.
+    """
+    folder = Path(source)
+    if source.startswith(OPEN_CLIP) or is_features(folder):
+        return False
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return True
+    return read_config(source).model_type == R2D2Config.model_type
 
 
 def is_exported(name: str) -> bool:
@@ -82,8 +105,10 @@ def label_and_source(name: str) -> tuple[str, str]:
     return label, source
 
 
-def _load(source: str) -> tuple[TwoStageModel, R2D2Processor]:
-    """Load an R2D2 with its decoder or its image generator, if it has one."""
+def _load(source: str, fast: bool) -> tuple[TwoStageModel, R2D2Processor]:
+    """Load an R2D2 with its decoder or its image generator, if it has one; or its int8 export."""
+    if fast:
+        return load_network(source, fast=True)
     if has_generator(source):
         return load_generator(source)
     return load_captioner(source) if has_captioner(source) else load_network(source)

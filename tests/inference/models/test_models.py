@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import normalize
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-from ccmb.benchmark.models.open_model import label_and_source, open_model
-from ccmb.benchmark.models.r2d2 import R2D2BenchmarkModel
-from ccmb.core.errors import CcmbError, UsageError
-from ccmb.r2d2.towers.two_towers import TowerOutput
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.model_features import save_features
 from tests.helpers.sources import save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.models.open_model import label_and_source, open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 pytestmark = pytest.mark.numeric
 
@@ -98,14 +98,14 @@ def test_r2d2_encodes_and_ranks_as_the_model_does(tmp_path: Path) -> None:
 
 def test_a_context_length_is_the_models_own_and_the_processor_stays_as_it_is() -> None:
     model, processor, text = tiny_model(), tiny_processor(), TEXTS[3]
-    short = R2D2BenchmarkModel("short", model, processor, context_length=6)
+    short = R2D2Stages(model, processor, context_length=6)
     assert (short.context_length, short.processor.max_text_tokens, processor.max_text_tokens) == (6, 6, 24)
     with torch.no_grad():
         expected = model.encode_text(**processor(text=[text], max_length=6, truncation=True))
     encoded = short.encode_texts([text])
     assert encoded.states.shape[1] == 6
     torch.testing.assert_close(encoded.embed, expected.embed, rtol=0, atol=TINY_ERROR)
-    full = R2D2BenchmarkModel("whole", model, processor)
+    full = R2D2Stages(model, processor)
     assert full.processor is processor
     assert not torch.allclose(full.encode_texts([text]).embed, encoded.embed, atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Stored features as a model of the benchmark: embeddings that any other program has computed.
+"""Stored features as a model: embeddings that any other program has computed.
 
 A folder has `images.npy` (images, D), `texts.npy` (texts, D) and `ids.json`, which names the items of the rows:
 {"images": ["cat.jpg", ...], "texts": ["一只猫", ...]}
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ccmb.benchmark.models.base import OneStage, embedding
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import read_json
 from ccmb.data.grouping import image_key
+from ccmb.inference.models.base import OneStage, embedding
 from ccmb.inference.stages import ImageLoader
+from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 FILES = ("images.npy", "texts.npy", "ids.json")
@@ -46,7 +47,7 @@ class StoredFeatures(OneStage):
         for file in FILES:
             if not (folder / file).is_file():
                 raise CcmbError(f"{folder / file}: missing; features are {', '.join(FILES)}")
-        self.name, self._folder = name, folder
+        self.name, self.source, self._folder = name, str(folder.resolve()), folder
         self.context_length: int | None = None
         digest = hashlib.sha256()
         for file in FILES:
@@ -58,6 +59,16 @@ class StoredFeatures(OneStage):
             raise CcmbError(
                 f"{folder}: images have {self._images.shape[1]} numbers each, but texts {self._texts.shape[1]}"
             )
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self._images.shape[1])
+
+    def prepare(self, image: ImageInput) -> Any:
+        raise UsageError(f"{self.name}: features that are made already, of no other images; give the model itself")
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return 0
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self._rows(self._images, self._image_rows, names, "images")

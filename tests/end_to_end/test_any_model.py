@@ -1,0 +1,105 @@
+"""Any model through every verb: index, search, serve, evaluate, benchmark, match and classify."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ccmb.inference.models.open_model import open_model
+from ccmb.serving.app import make_app
+from ccmb.serving.server import opened
+from tests.helpers.exact import TINY_ERROR
+from tests.helpers.runs import Command, command_line
+from tests.helpers.serving import post
+from tests.helpers.tiny import TEXTS, tiny_images
+from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
+
+pytestmark = pytest.mark.numeric
+
+COUNT = 6
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    return command_line(monkeypatch, capfd)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, image in enumerate(tiny_images(COUNT)):
+        image.save(folder / f"{index}.png")
+    lines = [{"image": f"{index}.png", "texts": [TEXTS[index]], "split": "test"} for index in range(COUNT)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), "utf-8")
+    return folder
+
+
+def model_of(kind: str, folder: Path) -> str:
+    return str(save_r2d2(folder / kind) if kind == "r2d2" else save_two_towers(folder / kind, kind))
+
+
+@pytest.mark.parametrize("kind", ["r2d2", *BUILDS])
+def test_every_verb_takes_it(kind: str, photos: Path, tmp_path: Path, command: Command) -> None:
+    def run(*arguments: object) -> Any:
+        outcome = command(*arguments)
+        assert outcome.code == 0, outcome.err
+        return json.loads(outcome.out) if arguments[-1] == "--json" else None
+
+    name, index, pairs = model_of(kind, tmp_path), tmp_path / "index", tmp_path / "pairs.jsonl"
+    ranks = kind == "r2d2"
+    model = open_model(name)
+    cosine_N = (
+        model.encode_images(range(COUNT), tiny_images(COUNT).__getitem__).embed @ model.encode_texts(TEXTS[:1]).embed[0]
+    )
+    by_cosine = [f"{row}.png" for row in cosine_N.argsort(descending=True).tolist()]
+
+    assert run("index", photos, "--model", name, "--out", index, "--json")["added"] == COUNT
+    hits = run("search", TEXTS[0], "--index", index, "--no-rank", "-k", COUNT, "--json")
+    assert [hit["name"] for hit in hits] == by_cosine
+    torch.testing.assert_close(
+        torch.tensor([hit["cosine"] for hit in hits]), cosine_N.sort(descending=True).values, rtol=0, atol=TINY_ERROR
+    )
+    assert all((hit["match"] is not None) == ranks for hit in run("search", TEXTS[0], "--index", index, "--json"))
+
+    with opened(index, name) as (work, engine):
+        app = make_app(work, engine)
+        answer = post(app, "/search", {"text": TEXTS[0], "k": COUNT, "rank": False}).json()
+        assert [hit["name"] for hit in answer["hits"]] == by_cosine
+        body = {"text": TEXTS[0], "pictures": [base64.b64encode((photos / "0.png").read_bytes()).decode()]}
+        (matched,) = post(app, "/match", body).json()["results"]
+        assert matched["cosine"] == pytest.approx(float(cosine_N[0]), abs=TINY_ERROR)
+        assert (matched["match"] is not None, matched["probability"]) == (ranks, None)
+
+    (match,) = run("match", TEXTS[0], photos / "0.png", "--model", name, "--json")
+    assert match["cosine"] == pytest.approx(float(cosine_N[0]), abs=TINY_ERROR)
+    (classes,) = run("classify", photos / "0.png", "--model", name, "--classes", "猫,狗,船", "--json")
+    assert {guess["name"] for guess in classes["classes"]} == {"猫", "狗", "船"}
+
+    run(
+        "evaluate",
+        "--model",
+        name,
+        "--data",
+        pairs,
+        "--images",
+        photos,
+        "--split",
+        "test",
+        "--json",
+        tmp_path / "report.json",
+    )
+    report: dict[str, Any] = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    run("benchmark", "--model", name, "--data", f"own={pairs}", "--images", photos, "--out", tmp_path / "results")
+    (result,) = (tmp_path / "results").glob("own.test/*.json")
+    measured = json.loads(result.read_text("utf-8"))
+    assert (
+        report["retrieval"]["text_to_image"]["pre_ranking"]["R@1"]
+        == measured["retrieval"]["text_to_image"]["pre_ranking"]["R@1"]
+    )
+    assert (report["retrieval"]["text_to_image"]["ranking"] is not None) == ranks
