@@ -103,3 +103,83 @@ def test_every_verb_takes_it(kind: str, photos: Path, tmp_path: Path, command: C
         == measured["retrieval"]["text_to_image"]["pre_ranking"]["R@1"]
     )
     assert (report["retrieval"]["text_to_image"]["ranking"] is not None) == ranks
+
+
+def test_a_chinese_clip_and_a_cross_encoder_search_over_http_with_no_match(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    from tests.helpers.pair_module import save_ranker
+
+    name, index = model_of("chinese_clip", tmp_path), tmp_path / "index"
+    ranker = f"cross_encoder:{save_ranker(tmp_path / 'ranker')}?trust_remote_code=yes"
+    lines = [
+        {"image": f"{row}.png", "texts": [f"{text}{mark}" for mark in "一二三四五"], "split": "val"}
+        for row, text in enumerate(TEXTS[:COUNT])
+    ]
+    (tmp_path / "val.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), "utf-8")
+    assert command("index", photos, "--model", name, "--out", index).code == 0
+
+    search = "search", TEXTS[0], "--index", index, "--ranker", ranker
+    refused = command(*search, "--min-probability", "0.5")
+    assert (refused.code, "calibrated" in refused.err) == (2, True)
+    calibrate = "calibrate", "--model", name, "--ranker", ranker, "--data", tmp_path / "val.jsonl", "--images", photos
+    assert "give --index" in command(*calibrate).err
+    fitted = command(*calibrate, "--index", index, "--json", tmp_path / "calibration.json")
+    assert fitted.code == 0, fitted.err
+    report = json.loads((tmp_path / "calibration.json").read_text("utf-8"))
+    assert set(report) >= {"match_temperature", "offset", "held_out"}
+
+    hits = json.loads(command(*search, "-k", COUNT, "--json").out)
+    expected = [torch.tensor((hit["score"] - report["offset"]) / report["match_temperature"]).sigmoid() for hit in hits]
+    assert [hit["probability"] for hit in hits] == pytest.approx([float(value) for value in expected], abs=1e-5)
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    with opened(index, name, ranker=ranker) as (work, engine):
+        app = make_app(work, engine)
+        answer = post(app, "/search", {"text": TEXTS[0], "k": COUNT}).json()
+        assert [hit["name"] for hit in answer["hits"]] == [hit["name"] for hit in hits]
+        assert answer["ranked"] == COUNT
+        above = max(hit["probability"] for hit in hits) + 1e-3
+        nothing = post(app, "/search", {"text": TEXTS[0], "min_probability": min(1.0, above)}).json()
+        assert (nothing["hits"], nothing["no_match"]) == ([], True)
+        some = post(
+            app, "/search", {"text": TEXTS[0], "k": COUNT, "min_probability": hits[2]["probability"] - 1e-6}
+        ).json()
+        assert len(some["hits"]) == 3
+
+    both = f"{name} + {ranker}"
+    assert (
+        command(
+            "evaluate",
+            "--model",
+            both,
+            "--data",
+            tmp_path / "val.jsonl",
+            "--images",
+            photos,
+            "--json",
+            tmp_path / "r.json",
+        ).code
+        == 0
+    )
+    assert (
+        command(
+            "benchmark",
+            "--model",
+            both,
+            "--data",
+            f"own={tmp_path / 'val.jsonl'}",
+            "--images",
+            photos,
+            "--split",
+            "val",
+            "--out",
+            tmp_path / "results",
+        ).code
+        == 0
+    )
+    (result,) = (tmp_path / "results").glob("own.val/*.json")
+    evaluated, measured = (json.loads(path.read_text("utf-8"))["retrieval"] for path in (tmp_path / "r.json", result))
+    for direction in ("text_to_image", "image_to_text"):
+        assert evaluated[direction] == measured[direction]
+        assert measured[direction]["ranking"] is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ccmb.cli.common.options import ImagesOption, ModelOption, TextFieldOption
+from ccmb.cli.common.options import ImagesOption, ModelOption, RankerOption, TextFieldOption
 from ccmb.cli.common.options import say_unreadable as _say_unreadable
 from ccmb.cli.common.tables import calibration_table
 from ccmb.core.errors import UsageError
@@ -98,23 +98,31 @@ def calibrate(
     split: Annotated[str, typer.Option(help="Which split to fit on.")] = "val",
     text_field: TextFieldOption = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates that a non-match is drawn from.")] = 16,
+    ranker: RankerOption = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", "-i", help="The index beside which a --ranker's temperature is kept.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")] = None,
 ) -> None:
     """Make the match score a probability: fit a temperature on own pairs and keep it in the model's config.json.
+
+    That of another second stage (--ranker cross_encoder:NAME), with an offset, is kept in an index of the model.
 
     Each text is set against its own image and one that the first stage takes for likely: one match to one non-match.
 
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.core.files import write_json
-    from ccmb.inference.models.open_model import open_model
-    from ccmb.r2d2.folders.match_temperature import store_match_temperature
-    from ccmb.r2d2.loading import model_folder
+    from ccmb.inference.models.open_model import open_model, with_ranker
+    from ccmb.search.calibrations import keep_calibration, place_of_calibration
     from ccmb.tasks.matching.calibrate import calibrate as run_calibration
 
-    image_path, folder = images or folder_for_pairs(data), model_folder(model)
-    report = run_calibration(open_model(folder), data, image_path, split, text_field or ["texts"], depth)
-    store_match_temperature(folder, report["match_temperature"])
+    image_path, opened = images or folder_for_pairs(data), open_model(model)
+    if ranker is not None:
+        opened = with_ranker(opened, ranker)
+    place = place_of_calibration(opened, index)  # before pairs are scored in vain
+    report = run_calibration(opened, data, image_path, split, text_field or ["texts"], depth)
+    keep_calibration(opened, place, report["match_temperature"], report.get("offset", 0.0))
     if json_file:
         write_json(json_file, report)
     _say_unreadable(report["unreadable"])

@@ -13,6 +13,7 @@ from ccmb.cli.common.options import (
     FastFlag,
     JsonFlag,
     MinProbabilityOption,
+    RankerOption,
     RerankKOption,
     print_result,
     say_unreadable,
@@ -156,6 +157,7 @@ def search(
     ] = None,
     index: IndexOption = Path("index"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
+    ranker: RankerOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Pass over so many of the best: further pages.")] = 0,
     depth: RerankKOption = 64,
@@ -180,16 +182,16 @@ def search(
 
     second_stage = "depth", "budget"
     if not rank:
-        refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage)
+        refuse_given(context, "of the second stage, which --no-rank leaves out", *second_stage, "ranker")
     elif text is None:
-        refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank")
+        refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank", "ranker")
     query = SearchQuery(
         text, load_image(image) if image else None, k=k, offset=offset, depth=depth, rank=rank,
         min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
         collapse=collapse,
     )  # fmt: skip
     check_query(query)  # before the model is loaded in vain
-    with open_engine(index, model, fast) as engine:
+    with open_engine(index, model, fast, ranker=ranker) as engine:
         asked = second_stage + (("rank",) if rank else ())
         need_second_stage(context, engine.model.can_rank, str(model or "the index's model"), *asked)
         answer = engine.search(query)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.cli.common.given import refuse_given
-from ccmb.cli.common.options import FastFlag
+from ccmb.cli.common.options import FastFlag, RankerOption
 from ccmb.core.errors import CcmbError
 
 MEGABYTE = 2**20
@@ -18,6 +18,7 @@ def serve(
     context: typer.Context,
     index: Annotated[Path | None, typer.Argument(help="The index folder; without one there is no search.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="By default the one that made the index.")] = None,
+    ranker: RankerOption = None,
     captioner: Annotated[
         str | None, typer.Option(help="A model of `ccmb finetune captioning`; by default the model, if it is one.")
     ] = None,
@@ -65,4 +66,4 @@ def serve(
         max_bytes=round(max_megabytes * MEGABYTE), max_pixels=round(max_megapixels * 1e6), rate=rate, burst=burst,
         proxy=proxy, prefix=prefix,
     )  # fmt: skip
-    run(index, model, captioner, options, fast)
+    run(index, model, captioner, options, fast=fast, ranker=ranker)

@@ -13,6 +13,7 @@ from ccmb.core.choices import Convention
 from ccmb.core.progress import Advance, progress
 from ccmb.inference.answers import EqualTexts, equal_texts, pessimistic_ranks, ranks_by_order
 from ccmb.inference.items import EncodedItems
+from ccmb.inference.raw_items import join
 from ccmb.inference.stages import ImageLoader, SetEncoder
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
@@ -85,9 +86,9 @@ def encode_gallery_with(
     flat = [text for of_image in texts for text in of_image]
     image_of_text = torch.tensor([index for index, of_image in enumerate(texts) for _ in of_image])
     with progress("encode", len(images) + len(flat), "items") as advance:
-        of_images = TowerOutput.cat(list(image_batches(encoder, images, load, batch, advance)))
+        of_images = join(list(image_batches(encoder, images, load, batch, advance)))
         indices, parts = zip(*text_batches(encoder, flat, batch, advance), strict=True)
-        of_texts = TowerOutput.cat(list(parts))[torch.cat(indices).argsort()]
+        of_texts = join(list(parts))[torch.cat(indices).argsort()]
         return Gallery(of_images, of_texts, image_of_text)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from ccmb.r2d2.towers.two_towers import TowerOutput
-
 
 class EncodedItems(Protocol):
-    """The common interface of a `TowerOutput` and of a file of features (`ccmb.benchmark.evaluation.feature_cache`)."""
+    """The common interface of a `TowerOutput`, of a file of features (`ccmb.benchmark.evaluation.feature_cache`) and of
+    texts and images themselves (`ccmb.inference.raw_items`)."""
 
     @property
     def embed(self) -> Tensor:
@@ -18,8 +17,8 @@ class EncodedItems(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Tensor) -> TowerOutput:
-        """The items of these indices, with their token states."""
+    def __getitem__(self, index: Tensor) -> Any:
+        """The items of these indices, with what the second stage reads: token states, or texts and images."""
 
     def embeds(self, rows: slice) -> Tensor:
         """(B, D) embeddings of a run of items."""

@@ -24,6 +24,7 @@ from ccmb.core.validation import check_at_least_1, check_text
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.items import EncodedItems
+from ccmb.inference.raw_items import join
 from ccmb.inference.scoring import PairScore, pair_cosines
 from ccmb.inference.stages import EXACT_OPTIONS, Encoder, PairScorer, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.inference.user_images import AnyImage, encode_readable, unreadable_images
@@ -155,7 +156,7 @@ class Pipeline:
                 parts.append(read.output)
         if errors:
             raise unreadable_images(errors, len(images))
-        return TowerOutput.cat(parts)
+        return join(parts)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> TowerOutput:
         """Encode B texts as they are: `embed` (B, D), L2-normalised, and token `states`, on the CPU.
@@ -164,7 +165,7 @@ class Pipeline:
             CcmbError: there are none, or something is no text.
         """
         starts = _starts(texts, batch_size, "texts")
-        return TowerOutput.cat([self.encoder.encode_texts(texts[start : start + batch_size]) for start in starts])
+        return join([self.encoder.encode_texts(texts[start : start + batch_size]) for start in starts])
 
     def score(self, pairs: Sequence[tuple[str, AnyImage]], batch_size: int = BATCH) -> list[PairScore]:
         """Both stages' scores of pairs of a text and an image, in their order.

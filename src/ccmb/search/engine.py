@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.inference.models.base import Model, check_gives_probability
-from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.open_model import open_model, with_ranker
+from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.user_images import Prepared
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.filters import compile_conditions
@@ -49,7 +50,9 @@ class SearchEngine:
 
     def __init__(self, catalogue: Catalogue, model: Model, states_bytes: int = STATES_BYTES) -> None:
         self.catalogue, self.model = catalogue, model
-        states = StateCache(catalogue.states, max(1, model.states_width), states_bytes)
+        # What the index keeps are the states of the model that made it.
+        stored = catalogue.states if model.ranker is model else None
+        states = StateCache(stored, max(1, model.states_width), states_bytes)
         self.second_stage = SecondStage(model, catalogue.sources, states)
         self._turn = threading.RLock()
         self._orders: OrderedDict[object, PendingQuery] = OrderedDict()
@@ -153,10 +156,10 @@ class SearchEngine:
             (index, pending.query.image) for index, pending in enumerate(batch) if pending.query.image is not None
         ]
         if images:
-            encoded = self.model.encode_prepared(
+            embed_BD = self.model.embed_prepared(
                 [image.value if isinstance(image, Prepared) else self.model.prepare(image) for _, image in images]
             )
-            for (index, _), embed_D in zip(images, encoded.embed, strict=True):
+            for (index, _), embed_D in zip(images, embed_BD, strict=True):
                 parts[index].append(embed_D)
         liked = self.catalogue.store.embeds([pending.query.like for pending in batch if pending.query.like is not None])
         for part, pending in zip(parts, batch, strict=True):
@@ -293,7 +296,7 @@ class SearchEngine:
             entry = self.catalogue.upload(examined, data, storable(user_fields))
             self.catalogue.thumbnails.put({entry.key: examined.thumbnail})
             self.catalogue.store.upsert([entry], encoded.embed)
-            if self.model.can_rank:
+            if self.model.states_width:
                 self.second_stage.states.put(entry, encoded.states[0])
             return entry.key
 
@@ -328,6 +331,7 @@ def open_engine(
     model: str | Path | None = None,
     fast: bool = False,
     opened: Model | None = None,
+    ranker: str | None = None,
     states_bytes: int = STATES_BYTES,
 ) -> Iterator[SearchEngine]:
     """Open an index folder for searching.
@@ -336,6 +340,7 @@ def open_engine(
         model: what `ccmb.inference.models.open_model` opens; by default the one that made the index.
         fast: compute with the model's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
         opened: the model, if it is open already.
+        ranker: another second stage, see `ccmb.inference.models.open_model.open_ranker`.
         states_bytes: see `SearchEngine`.
 
     Raises:
@@ -346,7 +351,10 @@ def open_engine(
     source = model_of(index, model)
     if is_local(record.store) and not (index / record.store).exists():
         raise CcmbError(f"{index / record.store}: missing; index the images again")
-    model_opened = open_model(source, fast=fast) if opened is None else opened
-    must_match(record, index, model_opened)
+    first = open_model(source, fast=fast) if opened is None else opened
+    must_match(record, index, first)
+    ranked = first if ranker is None else with_ranker(first, ranker)
+    if isinstance(ranked, TwoModels) and (kept := record.calibrations.get(ranked.ranker.fingerprint)) is not None:
+        ranked.calibrate(kept.temperature, kept.offset)
     with open_catalogue(index, record, to_write=False) as catalogue:
-        yield SearchEngine(catalogue, model_opened, states_bytes)
+        yield SearchEngine(catalogue, ranked, states_bytes)

@@ -36,6 +36,15 @@ TYPES: Mapping[str, type] = {"text": str, "whole number": int, "number": float, 
 _FIELD_NAME = re.compile(r"[^\s=!<>\"]{1,64}")
 
 
+class RankerCalibration(BaseModel):
+    """What makes a probability of a ranker's score, see `ccmb.inference.models.cross_encoder.Calibration`."""
+
+    model_config = ConfigDict(extra="forbid")
+    ranker: str = Field(description="what opens the ranker")
+    temperature: float = Field(gt=0)
+    offset: float
+
+
 class IndexRecord(BaseModel):
     """The content of `index.json`."""
 
@@ -49,6 +58,9 @@ class IndexRecord(BaseModel):
     sources: list[str] = Field(default_factory=list, description="folders and files that were indexed")
     exclude: list[str] = Field(default_factory=list, description="patterns of what is passed over in them")
     fields: dict[str, str] = Field(default_factory=dict, description="the user's fields and their types")
+    calibrations: dict[str, RankerCalibration] = Field(
+        default_factory=dict, description="of rankers behind this index, by their fingerprints; see ccmb calibrate"
+    )
 
     @classmethod
     def read(cls, index: Path) -> IndexRecord:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.inference.models.base import Model
+from ccmb.inference.raw_items import RawItems, no_states
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.search.indexing.image_sources import Sources
 from ccmb.search.state_cache import StateCache
@@ -127,17 +128,16 @@ class SecondStage:
     def _match(self, pairs: Sequence[tuple[Candidate, int]], texts: TowerOutput) -> None:
         """Score candidates by the cross encoders; mark those that cannot be loaded as missing."""
         entries = {candidate.entry.key: candidate.entry for candidate, _ in pairs}
-        states = self._states(list(entries.values()))
+        read = self._states if self.model.states_width else self._images
+        items = read(list(entries.values()))
         for candidate, _ in pairs:
-            candidate.missing = candidate.entry.key not in states
+            candidate.missing = candidate.entry.key not in items
         pairs = [(candidate, text) for candidate, text in pairs if not candidate.missing]
         if not pairs:
             return
         started = self.clock()
-        keys = list(states)
-        rows = {key: row for row, key in enumerate(keys)}
-        states_BSW = torch.stack([states[key] for key in keys])
-        images = TowerOutput(embed=states_BSW[:, 0], states=states_BSW)
+        rows = {key: row for row, key in enumerate(items)}
+        images = self._as_items(list(items.values()))
         image_N = torch.tensor([rows[candidate.entry.key] for candidate, _ in pairs])
         text_N = torch.tensor([text for _, text in pairs])
         cosine_N = torch.tensor([candidate.cosine for candidate, _ in pairs])
@@ -145,6 +145,22 @@ class SecondStage:
         for (candidate, _), pair in zip(pairs, scores.rows(), strict=True):
             candidate.score, candidate.match, candidate.probability = pair.score, pair.match_score, pair.probability
         self.costs.learn("pair", self.clock() - started, len(pairs))
+
+    def _as_items(self, items: Sequence[Any]) -> Any:
+        """What the ranker scores; its cosines are known."""
+        if not self.model.states_width:
+            return RawItems(no_states(torch.empty(len(items), 0)), items)
+        states_BSW = torch.stack(list(items))
+        return TowerOutput(embed=states_BSW[:, 0], states=states_BSW)
+
+    def _images(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """The images that still exist, for a ranker that reads images themselves."""
+        started = self.clock()
+        with ThreadPoolExecutor(4) as pool:
+            loaded = zip(entries, pool.map(self._load, entries), strict=True)
+            images = {entry.key: image for entry, image in loaded if image is not None}
+        self.costs.learn("image", self.clock() - started, len(entries))
+        return images
 
     def _states(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
         """The states (S, W) of the images that still exist: from the cache, or encoded from the current file."""
@@ -160,7 +176,7 @@ class SecondStage:
                 loaded = list(pool.map(self._load, part))
             prepared = [image for image in loaded if image is not None]
             if prepared:
-                encoded = self.model.encode_prepared(prepared).states
+                encoded = self.model.ranker.encode_prepared(prepared).states
                 read = [entry for entry, image in zip(part, loaded, strict=True) if image is not None]
                 for entry, states_SW in zip(read, encoded, strict=True):
                     states[entry.key] = states_SW
@@ -171,6 +187,6 @@ class SecondStage:
 
     def _load(self, entry: Entry) -> Any:
         try:
-            return self.model.prepare(self.sources.load(entry.source, entry.name))
+            return self.model.ranker.prepare(self.sources.load(entry.source, entry.name))
         except CcmbError:
             return None

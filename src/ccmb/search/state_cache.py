@@ -35,11 +35,12 @@ class StateCache:
     """The states (S, W) of images in float16: in memory, and behind that in the index.
 
     Args:
+        blob_store: the index's; None if it has none of this model.
         max_bytes: in memory.
         width: W of the image tower.
     """
 
-    def __init__(self, blob_store: BlobStore, width: int, max_bytes: int) -> None:
+    def __init__(self, blob_store: BlobStore | None, width: int, max_bytes: int) -> None:
         self.blob_store, self.width, self.max_bytes = blob_store, width, max_bytes
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
@@ -53,7 +54,7 @@ class StateCache:
                 self._held.move_to_end(mark)
                 states[entry.key] = self._held[mark]
         missing = {entry.key: entry for entry in entries if entry.key not in states}
-        for key, data in self.blob_store.get(list(missing)).items():
+        for key, data in (self.blob_store.get(list(missing)) if self.blob_store else {}).items():
             states_SW = unpack_states(missing[key], data, self.width)
             if states_SW is not None:
                 states[key] = states_SW
@@ -62,7 +63,8 @@ class StateCache:
 
     def has(self, entries: Sequence[Entry]) -> list[bool]:
         """Whether each image has states, as it was when it was indexed."""
-        behind = self.blob_store.keys([entry.key for entry in entries if (entry.key, entry.stamp) not in self._held])
+        unheld = [entry.key for entry in entries if (entry.key, entry.stamp) not in self._held]
+        behind = self.blob_store.keys(unheld) if self.blob_store else set[str]()
         return [(entry.key, entry.stamp) in self._held or entry.key in behind for entry in entries]
 
     def put(self, entry: Entry, states_SW: Tensor) -> None:

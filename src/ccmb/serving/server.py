@@ -15,7 +15,7 @@ import uvicorn
 
 from ccmb.core.errors import CcmbError, Stopped, UsageError
 from ccmb.inference.models.base import Model
-from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.open_model import open_model, with_ranker
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
 from ccmb.r2d2.processing import R2D2Processor
@@ -34,7 +34,13 @@ _LAST_ANSWERS = 5.0  # seconds, beyond a request's time, for requests in flight 
 
 
 def serve(
-    index: Path | None, model: str | None, captioner: str | None, options: ServeOptions, fast: bool = False
+    index: Path | None,
+    model: str | None,
+    captioner: str | None,
+    options: ServeOptions,
+    *,
+    fast: bool = False,
+    ranker: str | None = None,
 ) -> None:
     """Serve an index, or a model alone, until SIGTERM or Ctrl-C; requests in flight are then finished.
 
@@ -43,6 +49,7 @@ def serve(
         model: run or model folder, or hub id; by default the model that made the index.
         captioner: a model that writes captions; by default the model itself, if it can.
         fast: compute everything but captions with the model's int8 export.
+        ranker: another second stage, see `ccmb.inference.models.open_model.open_ranker`.
 
     Raises:
         UsageError: there is neither index nor model.
@@ -54,13 +61,13 @@ def serve(
     listening = _listen(options)  # before the model is loaded in vain
     with ExitStack() as stack:
         stack.callback(listening.close)
-        work, engine = stack.enter_context(opened(index, name, captioner, fast))
+        work, engine = stack.enter_context(opened(index, name, captioner, fast=fast, ranker=ranker))
         _run(make_app(work, engine, options, keys, work.model.name), listening, options)
 
 
 @contextmanager
 def opened(
-    index: Path | None, name: str, captioner: str | None = None, fast: bool = False
+    index: Path | None, name: str, captioner: str | None = None, *, fast: bool = False, ranker: str | None = None
 ) -> Iterator[tuple[ModelWork, Index | None]]:
     """Open what a server needs: the model, with a captioner if there is one, and the index.
 
@@ -68,12 +75,12 @@ def opened(
         CcmbError: see `serve`.
     """
     model = open_model(name, fast=fast)
-    work = ModelWork(model, _captioner(model, captioner))
+    writer = _captioner(model, captioner)
     if index is None:
-        yield work, None
+        yield ModelWork(model if ranker is None else with_ranker(model, ranker), writer), None
         return
-    with open_engine(index, name, fast, model) as engine:
-        yield work, engine
+    with open_engine(index, name, fast, model, ranker) as engine:
+        yield ModelWork(engine.model, writer), engine
 
 
 def _captioner(model: Model, captioner: str | None) -> tuple[R2D2Captioner, R2D2Processor] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,8 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.two_models import TwoModels
+from ccmb.inference.raw_items import RawItems
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.datasets import RetrievalSet, texts_and_pairs
 from ccmb.tasks.common.resampling import bounded_interval
@@ -61,7 +65,8 @@ def measure(
 
 def gallery_file(model: Model, opened: RetrievalSet, cache: Path) -> Path:
     """The file of the encoded set in the feature cache."""
-    return cache / f"{model.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
+    encoder = model.first if isinstance(model, TwoModels) and not model.states_width else model
+    return cache / f"{encoder.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
 
 
 def encoded_gallery(
@@ -76,6 +81,11 @@ def encoded_gallery(
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.
     """
+    if isinstance(model, TwoModels) and not model.states_width:  # whose ranker reads texts and images themselves
+        gallery, kept = encoded_gallery(model.first, opened, samples, path, convention)
+        words = [text for of_image in texts_and_pairs(samples, opened.queries)[0] for text in of_image]
+        images = [partial(opened.images.load, sample.image) for sample in samples]
+        return replace(gallery, images=RawItems(gallery.images, images), texts=RawItems(gallery.texts, words)), kept
     texts, pairs = texts_and_pairs(samples, opened.queries)
     image_of_text = torch.tensor([row for row, of_image in enumerate(texts) for _ in of_image])
     flat = [text for of_image in texts for text in of_image]

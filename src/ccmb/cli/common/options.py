@@ -10,7 +10,9 @@ import typer
 
 from ccmb.core.terminal import visible_line
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder or a model folder.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A run, a model folder, a hub id, or another model by name.")
+]
 MinProbabilityOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least calibrated probability that counts as a match.")
 ]
@@ -20,6 +22,10 @@ ImagesOption = Annotated[
 TextFieldOption = Annotated[list[str] | None, typer.Option(help="Text field; may be given several times.")]
 RerankKOption = Annotated[
     int, typer.Option("--rerank-k", "--depth", min=1, help="Candidates that the second stage ranks.")
+]
+RankerOption = Annotated[
+    str | None,
+    typer.Option(help="Another second stage: cross_encoder:NAME of sentence-transformers, or an R2D2 that can rank."),
 ]
 FastFlag = Annotated[
     bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")

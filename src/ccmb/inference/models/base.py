@@ -19,6 +19,8 @@ from ccmb.r2d2.onnx.runtime import ExportedR2D2
 from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 
+IMAGE_BATCH = 64
+
 
 class Model(Encoder, PairScorer, Protocol):
     """A model of one or two stages: it encodes images and texts and, where it can, ranks pairs.
@@ -73,7 +75,22 @@ class Model(Encoder, PairScorer, Protocol):
     def is_calibrated(self) -> bool:
         """Whether its second stage gives probabilities of a match."""
 
-    def set_match_temperature(self, temperature: float) -> None:
+    @property
+    def ranker(self) -> Any:
+        """What reads images and texts for the second stage: the model itself, or another one behind it."""
+
+    @property
+    def image_batch(self) -> int:
+        """How many images are read ahead and encoded together."""
+
+    def embed_prepared(self, images: Sequence[Any]) -> Tensor:
+        """(B, D) the first stage's embeddings of B images that `prepare` has read."""
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether a score of 0 says nothing by itself, so that a calibration fits an offset beside the temperature."""
+
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None:
         """Give probabilities by a temperature from now on; see `ccmb.tasks.matching.calibrate`."""
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
@@ -103,6 +120,8 @@ class OneStage(CosineScorer):
     fingerprint: str
     match_temperature: float | None = None
     states_width = 0
+    has_offset = False
+    image_batch = IMAGE_BATCH
     ranking_rule: RankingRule | None = None
     rerank_k: int | None = None
 
@@ -118,7 +137,7 @@ class OneStage(CosineScorer):
     def is_calibrated(self) -> bool:
         return False
 
-    def set_match_temperature(self, temperature: float) -> None:
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None:
         raise ValueError("this model has no second stage")
 
     @cached_property
@@ -127,6 +146,13 @@ class OneStage(CosineScorer):
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
         return self.encode_prepared([self.prepare(load(name)) for name in names])
+
+    @property
+    def ranker(self) -> Any:
+        return self
+
+    def embed_prepared(self, images: Sequence[Any]) -> Tensor:
+        return self.encode_prepared(images).embed
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
         return [False] * len(texts)

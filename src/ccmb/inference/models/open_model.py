@@ -11,10 +11,13 @@ from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
 from ccmb.inference.models.transformers_clip import open_two_towers
+from ccmb.inference.models.two_models import PLUS, Ranker, TwoModels
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
@@ -24,6 +27,8 @@ from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
+PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER)
+
 
 def open_model(
     name: str | Path, context_length: int | None = None, options: RankOptions = EXACT_OPTIONS, *, fast: bool = False
@@ -32,7 +37,8 @@ def open_model(
 
     Args:
         name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
-            stored features; or `open_clip:ARCHITECTURE/WEIGHTS`. `LABEL=` in front gives it a name of its own.
+            stored features; `open_clip:ARCHITECTURE/WEIGHTS`; or `sentence_transformers:NAME`. `A + B` ranks the
+            candidates of A by B, see `open_ranker`. `LABEL=` in front gives it a name of its own.
         context_length: longest text in tokens; by default what the model was made for.
         options: how a second stage is computed, if there is one.
         fast: compute with an R2D2's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
@@ -42,6 +48,14 @@ def open_model(
         CcmbError: it is not there or not whole; the message names it.
     """
     label, source = label_and_source(str(name))
+    if PLUS in source:
+        if options != EXACT_OPTIONS:
+            raise UsageError(
+                f"{source}: precision, cascade and ranking rule are of an R2D2's own second stage; leave them out"
+            )
+        return _open_two(label, source, context_length, fast)
+    if source.startswith(CROSS_ENCODER):
+        raise UsageError(f"{source}: ranks pairs and encodes nothing; give it as a second stage: MODEL + {source}")
     if is_r2d2(source):
         network, processor = _load(source, fast)
         cast(nn.Module, network).to(choose_device("auto"))
@@ -50,9 +64,51 @@ def open_model(
         raise UsageError(f"--fast is of R2D2, of which there are int8 exports; leave it out for {source}")
     if source.startswith(OPEN_CLIP):
         return OpenClipModel(label, source.removeprefix(OPEN_CLIP), context_length)
+    if source.startswith(SENTENCE_TRANSFORMERS):
+        return SentenceTransformerModel(label, source.removeprefix(SENTENCE_TRANSFORMERS), context_length)
     if is_features(Path(source)):
         return StoredFeatures(label, Path(source), context_length)
     return open_two_towers(label, source, context_length)
+
+
+def _open_two(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:
+    """Two models as two stages.
+
+    Raises:
+        UsageError: there are more than two, or the second one cannot rank.
+    """
+    names = source.split(PLUS)
+    if len(names) != 2:
+        raise UsageError(f"{source}: {len(names)} models; two make two stages")
+    first = open_model(names[0].strip(), context_length, fast=fast)
+    return TwoModels(first, open_ranker(names[1].strip()), label)
+
+
+def with_ranker(model: Model, ranker: str) -> TwoModels:
+    """An open model with another second stage, see `open_ranker`.
+
+    Raises:
+        UsageError: it has two models already, or the ranker cannot rank.
+    """
+    if isinstance(model, TwoModels):
+        raise UsageError(f"{model.name}: has a ranker already; leave out --ranker {ranker}")
+    return TwoModels(model, open_ranker(ranker))
+
+
+def open_ranker(name: str) -> Ranker:
+    """Open the second stage of a model by name: `cross_encoder:NAME`, or an R2D2 with cross encoders or a decoder.
+
+    Raises:
+        UsageError: it cannot rank.
+        CcmbError: it is not there or not whole; the message names it.
+    """
+    label, source = label_and_source(name)
+    if source.startswith(CROSS_ENCODER):
+        return CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
+    model = open_model(name)
+    if not (isinstance(model, R2D2Stages) and model.can_rank):
+        raise UsageError(f"{name}: has no second stage; rank by an R2D2 or by {CROSS_ENCODER}NAME")
+    return model
 
 
 def is_r2d2(source: str) -> bool:
@@ -62,7 +118,7 @@ def is_r2d2(source: str) -> bool:
         CcmbError: it is not there; the message names it.
     """
     folder = Path(source)
-    if source.startswith(OPEN_CLIP) or is_features(folder):
+    if source.startswith(PREFIXES) or PLUS in source or is_features(folder):
         return False
     if folder.is_dir() and not (folder / "config.json").is_file():
         return True
@@ -78,7 +134,9 @@ def is_exported(name: str) -> bool:
 def may_rank(name: str) -> bool:
     """Whether a model may have a second stage, by its files; True for a model that cannot be opened."""
     source = label_and_source(name)[1]
-    if source.startswith(OPEN_CLIP) or is_features(Path(source)):
+    if PLUS in source:
+        return True
+    if source.startswith(PREFIXES) or is_features(Path(source)):
         return False
     try:
         if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run
@@ -96,7 +154,14 @@ def label_and_source(name: str) -> tuple[str, str]:
         UsageError: one of the two is empty.
     """
     label, equals, source = name.partition("=")
-    if not equals or Path(name).exists():  # a folder may be called lr=0.1
+    named = equals and not Path(name).exists() and not {*":?"} & {*label}  # a folder may be called lr=0.1
+    if not named and PLUS in name:
+        return PLUS.join(label_and_source(part.strip())[0] for part in name.split(PLUS)), name
+    if not named and name.startswith(PREFIXES):  # a label has no path of this machine in it
+        prefix, _, rest = name.partition(":")
+        where = Path(rest.partition("?")[0])
+        return f"{prefix}:{where.name if where.is_dir() else rest}", name
+    if not named:
         path = Path(name)
         last = path.parent.name if path.name in ("run", "model") and path.parent.name else path.name
         label, source = last if path.is_dir() else name, name

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ccmb.core.choices import RankingRule
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
-from ccmb.inference.models.base import context_within, fingerprint
+from ccmb.inference.models.base import IMAGE_BATCH, context_within, fingerprint
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
@@ -77,7 +77,9 @@ class R2D2Stages:
     def match_temperature(self) -> float | None:
         return self.network.config.match_temperature if self.network.can_rank else None
 
-    def set_match_temperature(self, temperature: float) -> None:
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None:
+        if offset:
+            raise ValueError("R2D2's log-odds have no offset")
         self.network.config.match_temperature = temperature
 
     @property
@@ -87,6 +89,16 @@ class R2D2Stages:
     @property
     def rerank_k(self) -> int | None:
         return self.network.config.rerank_k
+
+    image_batch = IMAGE_BATCH
+    has_offset = False
+
+    @property
+    def ranker(self) -> R2D2Stages:
+        return self
+
+    def embed_prepared(self, images: Sequence[Tensor]) -> Tensor:
+        return self.encode_prepared(images).embed
 
     @property
     def states_width(self) -> int:

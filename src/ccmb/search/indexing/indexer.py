@@ -32,7 +32,6 @@ from ccmb.search.query import FieldValue
 from ccmb.search.state_cache import pack_states
 from ccmb.search.vector_store import COLLECTION, Entry, is_local
 
-BATCH = 64
 FLUSH_EVERY = 64  # batches
 _AHEAD = 2  # batches that are read while one is encoded
 # This many images may be gone from a source before the user has to confirm it: a disk may not be mounted.
@@ -245,7 +244,8 @@ class _Run:
 
     def _read(self, todo: Sequence[Entry]) -> Iterator[list[_Ready]]:
         """Batches of images. Other threads read and shrink the next ones while this thread encodes."""
-        batches = (todo[start : start + BATCH] for start in range(0, len(todo), BATCH))
+        size = self.model.image_batch
+        batches = (todo[start : start + size] for start in range(0, len(todo), size))
         pool = ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
         try:
             ahead: deque[list[Future[_Ready]]] = deque(

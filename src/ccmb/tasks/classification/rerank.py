@@ -12,7 +12,8 @@ from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.inference.models.base import Model
-from ccmb.inference.stages import SetEncoder, Reranker
+from ccmb.inference.raw_items import join
+from ccmb.inference.stages import Reranker, SetEncoder
 from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
@@ -40,7 +41,7 @@ class PromptRanker:
         self.ranker, template = ranker, PLAIN_TEMPLATE if PLAIN_TEMPLATE in templates else templates[0]
         prompts = [fill(template, one.name) for one in classes]
         starts = range(0, len(prompts), batch)
-        self.texts = TowerOutput.cat([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
+        self.texts = join([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
 
     def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
         image_index_BK = torch.arange(len(images))[:, None].expand_as(index_BK)

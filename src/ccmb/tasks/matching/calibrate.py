@@ -30,7 +30,7 @@ from ccmb.r2d2.configuration import NOT_CALIBRATED
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import auc
 from ccmb.tasks.matching.negatives import DEPTH, draw_pairs, score_pairs
-from ccmb.tasks.matching.temperature import HIGHEST, LOWEST, fit_match_temperature, match_nll
+from ccmb.tasks.matching.temperature import HIGHEST, LOWEST, fit_match_temperature, fit_offset, match_nll
 
 MIN_TEXTS = 20
 MAX_TEXTS = 2000  # that an evaluation scores
@@ -90,23 +90,31 @@ def calibrate(
     log_odds_N2, label_N, fitted_N = score_pairs(model, gallery, drawn), drawn.labels, fitted_P.repeat(2)
     if not log_odds_N2.isfinite().all():
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
-    half = fit_match_temperature(log_odds_N2[fitted_N], label_N[fitted_N])
-    held_out = log_odds_N2[~fitted_N], label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
-    temperature = _as_fitted(fit_match_temperature(log_odds_N2, label_N))
-    model.set_match_temperature(temperature)
+    half, half_offset = _fit(model, log_odds_N2[fitted_N], label_N[fitted_N])
+    labels, images_N = label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
+    fitted, offset = _fit(model, log_odds_N2, label_N)
+    temperature = _as_fitted(fitted)
+    model.calibrate(temperature, offset)
     return {
         "match_temperature": temperature,
+        **({"offset": offset} if model.has_offset else {}),
         "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
         "pairs": len(label_N),
         "depth": depth,
         "held_out": {
-            "pairs": len(held_out[1]),
+            "pairs": len(labels),
             "match_temperature": half,
-            "before": _quality(*held_out, 1.0),
-            "after": _quality(*held_out, half),
+            "before": _quality(log_odds_N2[~fitted_N], labels, images_N, 1.0),
+            "after": _quality(log_odds_N2[~fitted_N] - half_offset, labels, images_N, half),
         },
         "unreadable": unreadable,
     }
+
+
+def _fit(model: Model, log_odds_N2: Tensor, label_N: Tensor) -> tuple[float, float]:
+    """The temperature, and the offset of a model whose scores need one."""
+    offset = fit_offset(log_odds_N2[:, 0], label_N) if model.has_offset else 0.0
+    return fit_match_temperature(log_odds_N2 - offset, label_N), offset
 
 
 def _as_fitted(temperature: float) -> float:
