@@ -155,6 +155,8 @@ def test_a_chinese_clip_and_a_cross_encoder_search_over_http_with_no_match(
             both,
             "--data",
             tmp_path / "val.jsonl",
+            "--split",
+            "val",
             "--images",
             photos,
             "--json",

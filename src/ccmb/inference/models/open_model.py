@@ -17,7 +17,7 @@ from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
 from ccmb.inference.models.transformers_clip import open_two_towers
-from ccmb.inference.models.two_models import PLUS, Ranker, TwoModels
+from ccmb.inference.models.two_models import PLUS, PairRanker, TwoModels
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
@@ -95,7 +95,7 @@ def with_ranker(model: Model, ranker: str) -> TwoModels:
     return TwoModels(model, open_ranker(ranker))
 
 
-def open_ranker(name: str) -> Ranker:
+def open_ranker(name: str) -> PairRanker:
     """Open the second stage of a model by name: `cross_encoder:NAME`, or an R2D2 with cross encoders or a decoder.
 
     Raises:

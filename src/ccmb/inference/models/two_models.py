@@ -29,7 +29,7 @@ from ccmb.r2d2.towers.two_towers import TowerOutput
 PLUS = " + "  # between the names of the two
 
 
-class Ranker(Protocol):
+class PairRanker(Protocol):
     """A second stage with what it reads of images and texts; `R2D2Stages` is one too."""
 
     name: str
@@ -62,7 +62,7 @@ class TwoModels:
     cascade: Cascade | None = None
     rerank_k: int | None = None
 
-    def __init__(self, first: Model, ranker: Ranker, name: str = "") -> None:
+    def __init__(self, first: Model, ranker: PairRanker, name: str = "") -> None:
         self.first, self.ranker = first, ranker
         self.name = name or f"{first.name}{PLUS}{ranker.name}"
         self.context_length = first.context_length
