@@ -158,9 +158,9 @@ def label_and_source(name: str) -> tuple[str, str]:
     if not named and PLUS in name:
         return PLUS.join(label_and_source(part.strip())[0] for part in name.split(PLUS)), name
     if not named and name.startswith(PREFIXES):  # a label has no path of this machine in it
-        prefix, _, rest = name.partition(":")
-        where = Path(rest.partition("?")[0])
-        return f"{prefix}:{where.name if where.is_dir() else rest}", name
+        prefix, _, model = name.partition(":")
+        where = Path(model.partition("?")[0])
+        return f"{prefix}:{where.name if where.is_dir() else model}", name
     if not named:
         path = Path(name)
         last = path.parent.name if path.name in ("run", "model") and path.parent.name else path.name
