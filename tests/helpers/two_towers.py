@@ -9,6 +9,7 @@ import transformers as hf
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from tests.helpers.sources import EYE, TOWER, WORDS, chinese_clip, saved
 from tests.helpers.tiny import SIZE, tiny_model, tiny_processor
@@ -22,6 +23,12 @@ BUILDS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "chinese_clip": chinese_clip,
     "siglip": lambda: hf.SiglipModel(hf.SiglipConfig(text_config=SIGLIP, vision_config=EYE)),
     "altclip": lambda: hf.AltCLIPModel(hf.AltCLIPConfig(text_config=ALT, vision_config=EYE, projection_dim=12)),
+    "siglip2": lambda: hf.Siglip2Model(
+        hf.Siglip2Config(text_config=SIGLIP, vision_config=TOWER | {"patch_size": 8, "num_patches": 16})
+    ),
+    "metaclip_2": lambda: hf.MetaClip2Model(
+        hf.MetaClip2Config(text_config=LATIN, vision_config=EYE, projection_dim=12)
+    ),
     "clip": lambda: hf.CLIPModel(hf.CLIPConfig(text_config=LATIN, vision_config=EYE, projection_dim=12)),
 }
 
@@ -32,6 +39,8 @@ def save_two_towers(folder: Path, kind: str) -> Path:
     tiny_processor().tokenizer.save_pretrained(folder)
     if kind == "siglip":
         SiglipImageProcessorPil(size=SQUARE).save_pretrained(folder)
+    elif kind == "siglip2":  # NaFlex: as many patches as the image's shape gives, up to a budget
+        Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
     elif kind == "chinese_clip":
         ChineseCLIPImageProcessorPil(size=SQUARE, do_center_crop=False).save_pretrained(folder)
     else:

@@ -28,14 +28,14 @@ from ccmb.r2d2.towers.two_towers import TowerOutput
 pytestmark = pytest.mark.numeric
 
 IMAGES = tiny_images(3)
-USUAL = {"chinese_clip": 52, "altclip": 65, "siglip": 20, "clip": 24}
+USUAL = {"chinese_clip": 52, "altclip": 65, "siglip": 20, "siglip2": 20, "metaclip_2": 24, "clip": 24}
 
 
 def library_texts(folder: Path, kind: str, length: int) -> Tensor:
     """Normalised text features of TEXTS, cut at so many tokens, by transformers alone."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     padding, names = True, ["input_ids", "attention_mask"]
-    if kind == "siglip":
+    if kind.startswith("siglip"):
         padding, names = "max_length", ["input_ids"]
     tokens = tokenizer(list(TEXTS), padding=padding, max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():
