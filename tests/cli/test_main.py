@@ -336,7 +336,7 @@ def test_what_cannot_be_calibrated_is_named_and_the_model_stays_as_it_is(fails, 
     assert (copied / "config.json").read_bytes() == before
     tiny_model(cross_layers=0).save_pretrained(tmp_path / "towers")
     tiny_processor().save_pretrained(tmp_path / "towers")
-    fails(1, ["no second stage"], *calibrate, tmp_path / "towers", "--split", "train")
+    fails(2, ["no second stage"], *calibrate, tmp_path / "towers", "--split", "train")
 
 
 def test_a_finished_run_keeps_its_calibration_when_its_command_is_given_again(command, trained, corpus, tmp_path):

@@ -18,6 +18,7 @@ from ccmb.cli.export import export
 from ccmb.cli.finetune import finetune, mix
 from ccmb.cli.generate import generate
 from ccmb.cli.match import classify, match
+from ccmb.cli.models import models
 from ccmb.cli.pretrain import pretrain, quickstart
 from ccmb.cli.runs import doctor, presets, runs
 from ccmb.cli.search import index, search
@@ -54,6 +55,7 @@ app.command()(mix)
 app.command()(doctor)
 app.command()(runs)
 app.command()(presets)
+app.command()(models)
 app.command()(convert)
 app.command()(calibrate)
 app.command()(match)

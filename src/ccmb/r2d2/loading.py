@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from huggingface_hub import snapshot_download
 
 from ccmb.core.errors import CcmbError, one_line
 from ccmb.core.hashing import sha256_of_files
+from ccmb.fetch.hub import HUB_ID, hub_hint, local_name
 from ccmb.r2d2.backbones import max_tokens
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.checkpoint_files import what_file
@@ -22,7 +22,6 @@ from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The files that are downloaded: no code, and no weights in a form that can carry code.
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -37,7 +36,7 @@ def model_folder(name: str | Path, any_kind: bool = False) -> Path:
         CcmbError: there is no such folder or model, it is of another kind, or a file of it is missing; the message
             names it.
     """
-    path = Path(name)
+    path = Path(name := local_name(str(name)))
     if path.is_file():
         raise CcmbError(f"{path}: {what_file(path)}, no model folder; `ccmb convert` makes one of an R2D2's checkpoint")
     if not path.is_dir():
@@ -61,7 +60,9 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # no network, no such model, no right to it, a full disk
-        raise CcmbError(f"{hub_id}: no such model folder, and not to be had from the hub ({one_line(error)})") from None
+        raise CcmbError(
+            f"{hub_id}: no such model folder, and not to be had from the hub ({one_line(error)}){hub_hint()}"
+        ) from None
 
 
 def load_model(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
+from ccmb.inference.models.known import which_model
 from ccmb.search.blob_store import BlobStore
 from ccmb.search.filters import BUILT_IN, iso_date
 from ccmb.search.frozen import is_frozen, open_frozen, refuse_writing
@@ -71,7 +72,9 @@ class IndexRecord(BaseModel):
         """
         path = index / RECORD
         if not path.is_file():
-            raise CcmbError(f"{index}: no index here ({RECORD} is missing); make one with `ccmb index`")
+            raise CcmbError(
+                f"{index}: no index here ({RECORD} is missing); make one with `ccmb index`: {which_model()}"
+            )
         try:
             record = cls.model_validate(read_json(path))
         except ValidationError as error:

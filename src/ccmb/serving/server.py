@@ -15,6 +15,7 @@ import uvicorn
 
 from ccmb.core.errors import CcmbError, Stopped, UsageError
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.known import which_model
 from ccmb.inference.models.open_model import open_model, with_ranker
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.generative.captioner import R2D2Captioner, has_captioner, load_captioner
@@ -98,7 +99,7 @@ def _model_of(index: Path | None, model: str | None) -> str:
     if index is not None:
         return model_of(index, model)
     if model is None:
-        raise UsageError("nothing to serve: give an index, or --model")
+        raise UsageError(f"nothing to serve: give an index, or {which_model()}")
     return model
 
 

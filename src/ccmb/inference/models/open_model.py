@@ -9,6 +9,7 @@ from torch import nn
 
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.fetch.hub import MODELSCOPE, local_name
 from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
@@ -27,7 +28,7 @@ from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
-PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER)
+PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER)  # of names that a library opens
 
 
 def open_model(
@@ -48,6 +49,8 @@ def open_model(
         CcmbError: it is not there or not whole; the message names it.
     """
     label, source = label_and_source(str(name))
+    if source.startswith(MODELSCOPE):
+        source = local_name(source)
     if PLUS in source:
         if options != EXACT_OPTIONS:
             raise UsageError(

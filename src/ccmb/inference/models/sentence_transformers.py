@@ -16,6 +16,7 @@ from PIL import Image
 
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError, one_line
+from ccmb.fetch.hub import hub_hint, local_name
 from ccmb.inference.models.base import OneStage, context_within, embedding, fingerprint
 from ccmb.inference.user_images import open_image
 from ccmb.r2d2.processing import ImageInput
@@ -119,13 +120,14 @@ def open_library_model(name: str, kind: str, path: str, options: Mapping[str, st
         raise UsageError(
             f"{name}: needs sentence-transformers; install it with pip install 'ccmb[sentence-transformers]'"
         ) from None
+    path = local_name(path)
     try:
         model = getattr(library, kind)(
             path, device=str(choose_device("auto")), revision=revision, trust_remote_code=trusted == "yes"
         )
     except Exception as error:  # whatever it makes of an unknown name, no network, a damaged file
         hint = "; ?trust_remote_code=yes runs the code that comes with it" if "trust_remote_code" in str(error) else ""
-        raise CcmbError(f"{name}: sentence-transformers cannot open it ({one_line(error)}){hint}") from None
+        raise CcmbError(f"{name}: sentence-transformers cannot open it ({one_line(error)}){hint}{hub_hint()}") from None
     torch.nn.Module.eval(model)
     return model
 

@@ -10,11 +10,12 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
 
 MODEL_TYPE = "r2d2"
-START = "`ccmb finetune --model`, `ccmb pretrain RECIPE model.init_from=` and `ccmb benchmark --model` take it"
-MEASURED = "`ccmb benchmark --model` takes it"
+USED = "`ccmb index`, `match`, `classify`, `evaluate` and `benchmark` take it by --model"
+START = f"`ccmb finetune --model` and `ccmb pretrain RECIPE model.init_from=` take it, and {USED}"
 VISION = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the image tower"
 TEXT = "`ccmb pretrain RECIPE model.vision=... model.text=...` takes it for the text tower"
-TWO_TOWERS = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "altclip": "AltCLIP"}
+TWO_TOWERS = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "altclip": "AltCLIP",
+              "metaclip_2": "MetaCLIP 2"}  # fmt: skip
 IMAGE_TOWERS = (
     "clip_vision_model", "siglip_vision_model", "vit", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit",
 )  # fmt: skip
@@ -22,10 +23,10 @@ IMAGE_TOWERS = (
 MARKS = {
     "model_index.json": "a pipeline of diffusers; `ccmb finetune generation generation.pipeline=` takes it",
     "adapter_config.json": "an adapter of PEFT (LoRA), which is no model by itself; merge it into its model first",
-    "open_clip_config.json": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
-    "open_clip_pytorch_model.bin": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
-    "open_clip_model.safetensors": "an open_clip model; `ccmb benchmark --model open_clip:ARCHITECTURE/FILE` takes it",
-    "images.npy": f"a folder of stored features; {MEASURED}",
+    "open_clip_config.json": "an open_clip model; --model open_clip:ARCHITECTURE/FILE takes it",
+    "open_clip_pytorch_model.bin": "an open_clip model; --model open_clip:ARCHITECTURE/FILE takes it",
+    "open_clip_model.safetensors": "an open_clip model; --model open_clip:ARCHITECTURE/FILE takes it",
+    "images.npy": "a folder of stored features; `ccmb evaluate` and `benchmark` take it by --model",
     "thumbnails.db": "an index, no model; give the run or model folder that made it",
     "pairs.jsonl": "a folder of pairs, no model; give the run or model folder",
     "pytorch_model.bin": "weights in a form that can carry code; save the model anew as safetensors",
@@ -57,7 +58,7 @@ def kind_of(model_type: str) -> str:
     if model_type == "chinese_clip":
         return f"a Chinese-CLIP; {START}"
     if model_type in TWO_TOWERS:
-        return f"a {TWO_TOWERS[model_type]} ({model_type}); {MEASURED}, and {VISION}"
+        return f"a {TWO_TOWERS[model_type]} ({model_type}); {USED}, and {VISION}"
     if model_type in IMAGE_TOWERS:
         return f"an image tower alone ({model_type}); {VISION}"
     if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_MASKED_LM_MAPPING:

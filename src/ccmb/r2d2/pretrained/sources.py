@@ -17,6 +17,7 @@ from ccmb.core.choices import TextPooling
 from ccmb.core.errors import CcmbError, UsageError, one_line
 from ccmb.core.files import read_json
 from ccmb.data.images.transforms import CLIP_MEAN, CLIP_STD
+from ccmb.fetch.hub import hub_hint, local_name
 from ccmb.r2d2.folders.weights import and_more, check_finite
 from ccmb.r2d2.inputs.processor_file import PREPROCESSOR
 from ccmb.r2d2.tokenizer import load_tokenizer
@@ -49,11 +50,11 @@ def read_config(name: str | Path) -> Any:
         CcmbError: there is no such folder and no such model on the hub, or it is of a kind unknown to transformers.
     """
     try:
-        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+        return AutoConfig.from_pretrained(local_name(str(name)), trust_remote_code=False)
     except Exception as error:  # not there, not JSON, or nothing that transformers knows
         if Path(name).is_dir():
             raise CcmbError(f"{Path(name) / 'config.json'}: not a model's ({one_line(error)})") from None
-        raise CcmbError(f"{name}: no such model folder, nor one on the hub ({one_line(error)})") from None
+        raise CcmbError(f"{name}: no such model folder, nor one on the hub ({one_line(error)}){hub_hint()}") from None
 
 
 def load_weights(

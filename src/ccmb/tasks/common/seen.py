@@ -21,7 +21,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.data.seen_images import FILE, Read, SeenImages, read_seen, seen_in
 from ccmb.data.shards.locate import find_shards
-from ccmb.r2d2.loading import HUB_ID
+from ccmb.fetch.hub import HUB_ID
 from ccmb.tasks.common.datasets import open_training
 from ccmb.training.recipe import DataRecipe, ModelRecipe
 
