@@ -289,7 +289,8 @@ def test_benchmark_measures_classes_by_their_names(command: Command, r2d2: str, 
     output = command(*benchmark)
     assert (output.code, "say with --classes what its folders show" in output.err) == (2, True)
     output = command(*benchmark, "--classes", ",".join(KINDS), "--templates", "plain", "--class-depth", 2)
-    assert (output.code, output.out) == (0, f"{tmp_path}/out/mine.all/r2d2.json: measured\n")
+    assert output.code == 0
+    assert output.out.startswith(f"{tmp_path}/out/mine.all/r2d2.json: measured\n")
     with tarfile.open(tmp_path / "kinds.tar", "w") as tar:
         tar.add(tmp_path / "kinds", "kinds")
     packed = ["benchmark", "-m", r2d2, "-d", f"packed={tmp_path / 'kinds.tar'}", "-o", tmp_path / "out"]

@@ -295,13 +295,14 @@ def test_the_verb_measures_then_skips(command: Command, pairs: Path, r2d2: str, 
     assert json.loads(output.out) == {"measured": files, "skipped": [], "failed": []}
     assert "[4/4] peer on b" in output.err
     again = command("benchmark", *arguments, "--out", tmp_path / "out", "--depth", 2, "--setting", "zero-shot")
-    assert again.out.splitlines() == [f"{file}: skipped" for file in files]
+    assert again.out.splitlines()[: len(files)] == [f"{file}: skipped" for file in files]
+    assert "retrieval b test" in again.out
 
 
 def test_the_verb_fails_with_a_line_for_each_failure(command: Command, pairs: Path, clip: str, tmp_path: Path) -> None:
     output = command("benchmark", "-m", tmp_path / "no", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out")
     assert output.code == 1
-    assert output.out == f"{tmp_path}/out/a.test/clip.json: measured\n"
+    assert output.out.startswith(f"{tmp_path}/out/a.test/clip.json: measured\n")
     assert f"ccmb: {tmp_path}/no: no such model folder" in output.err
     output = command("benchmark", "-m", clip, "-d", f"a={pairs}", "-o", tmp_path / "out", "--split", "tset")
     assert (output.code, output.err.count("\n")) == (1, 1)

@@ -207,6 +207,7 @@ def _result(
         commit=commit(),
         hardware=hardware(),
         seconds=measured.seconds,
+        cost=measured.cost,
         features_kept=measured.features_kept,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

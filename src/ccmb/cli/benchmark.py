@@ -81,9 +81,14 @@ def benchmark(
 
 def _say(outcome: Outcome, as_json: bool) -> None:
     """Print what became of the measurements, and end with exit code 1 where one failed."""
+    from ccmb.benchmark.leaderboard.terminal import print_results
+    from ccmb.benchmark.results.result import read_result
+
     values = {name: list(map(str, getattr(outcome, name))) for name in ("measured", "skipped", "failed")}
     lines = [f"{path}: {word}" for word in ("measured", "skipped") for path in values[word]]
     print_result(values, as_json, "\n".join(lines))
+    if not as_json:
+        print_results(read_result(path) for path in (*outcome.measured, *outcome.skipped))
     for line in outcome.failed:
         typer.echo(f"ccmb: {line}", err=True)
     if outcome.failed:
@@ -129,10 +134,12 @@ def leaderboard(
     from ccmb.benchmark.leaderboard.markdown import as_csv, markdown
     from ccmb.benchmark.leaderboard.rows import leaderboard as make_leaderboard
     from ccmb.benchmark.leaderboard.rows import read_results
+    from ccmb.benchmark.leaderboard.terminal import print_results
     from ccmb.core.files import atomic_write
 
     usual = [Path("results")] if Path("results").is_dir() else []
-    rows = make_leaderboard(read_results(results or usual))
+    measured = read_results(results or usual)
+    rows = make_leaderboard(measured)
     forms = {"md": markdown(rows), "csv": as_csv(rows), "html": render_leaderboard(rows)}
     for form, text in forms.items():
         with atomic_write(out / f"leaderboard.{form}") as file:
@@ -140,4 +147,6 @@ def leaderboard(
     files = {form: str(out / f"leaderboard.{form}") for form in forms}
     counts = {origin: sum(row.origin == origin for row in rows) for origin in ("ours", "published")}
     text = f"{counts['ours']} rows measured here, {counts['published']} published: {', '.join(files.values())}"
+    if not as_json:
+        print_results(measured)
     print_result({"rows": counts, "files": files}, as_json, text)

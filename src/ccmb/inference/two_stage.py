@@ -5,7 +5,8 @@ Shapes: Q queries, K candidates per query, F candidates that a cascade keeps, N 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, cast
 
@@ -109,10 +110,13 @@ class Ranks:
 
     Attributes:
         pre_ranking, ranking: (Q,) integer ranks; `ranking` is None for a model without cross encoders.
+        by_depth: (Q,) ranks had only so many candidates been ranked, by powers of two below K and K itself; empty for a
+            model without cross encoders, and where a cascade kept some candidates from the second stage.
     """
 
     pre_ranking: Tensor
     ranking: Tensor | None
+    by_depth: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def two_stage_ranks(
@@ -130,6 +134,8 @@ def two_stage_ranks(
     depth = min(depth, len(items))
     chunk = max(1, min(chunk, COSINES // len(items)))
     first, second = [], []
+    depths = depths_up_to(depth) if ranker.can_rank and ranker.cascade is None else []
+    cut: dict[int, list[Tensor]] = {shallow: [] for shallow in depths}
     each, unit = (pairs_to_rank(ranker, depth), "pairs") if ranker.can_rank else (1, "queries")
     with torch.inference_mode(), progress(direction.replace("_", " "), each * len(queries), unit) as advance:
         # Of many queries together, for they share images.
@@ -142,9 +148,18 @@ def two_stage_ranks(
                 # Where no right answer is within K its first rank stays; so it does where only a tie at place K let
                 # one in.
                 second.append(torch.where(candidates.first_Q <= depth, ranks_Q, candidates.first_Q))
+                for shallow, parts in cut.items():
+                    best = (part[:, :shallow] for part in (scores_QK, candidates.relevant_QK, candidates.item_QK))
+                    parts.append(torch.where(candidates.first_Q <= shallow, gallery.ranks(*best), candidates.first_Q))
             else:
                 advance(len(index_Q), "")
-    return Ranks(torch.cat(first), torch.cat(second) if second else None)
+    by_depth = {shallow: torch.cat(parts) for shallow, parts in cut.items()}
+    return Ranks(torch.cat(first), torch.cat(second) if second else None, by_depth)
+
+
+def depths_up_to(depth: int) -> list[int]:
+    """The powers of two below a depth, and the depth itself."""
+    return [*(2**power for power in range((depth - 1).bit_length())), depth]
 
 
 def _first_stage(gallery: Gallery, by_text: bool, query_Q: Tensor, depth: int, chunk: int) -> Candidates:

@@ -255,3 +255,16 @@ def test_evaluation_leaves_the_training_mode_as_it_was() -> None:
     model = tiny_model().train()
     two_stage_ranks(model, gallery_of(model), "text_to_image", 2)
     assert model.training
+
+
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_ranks_by_depth_are_those_of_a_second_stage_of_that_depth(direction):
+    model = tiny_model()
+    gallery = gallery_of(model)
+    deepest = two_stage_ranks(model, gallery, direction, depth=5)
+    assert [*deepest.by_depth] == [1, 2, 4, 5]
+    for depth, ranks_Q in deepest.by_depth.items():
+        assert torch.equal(ranks_Q, two_stage_ranks(model, gallery, direction, depth).ranking)
+    assert torch.equal(deepest.by_depth[1], deepest.pre_ranking)
+    towers = tiny_model(cross_layers=0)
+    assert not two_stage_ranks(towers, gallery_of(towers), direction, depth=5).by_depth

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +33,8 @@ HEADER = 4096  # bytes kept for it, since it is written last
 
 def store_gallery(
     path: Path, encoder: SetEncoder, images: Sequence[Any], texts: Sequence[str], load: ImageLoader, batch: int = 128
-) -> None:
-    """Encode images and texts into a file.
+) -> dict[str, float]:
+    """Encode images and texts into a file, and return the seconds of each side.
 
     Raises:
         CcmbError: the disk is full or not writable; the message names the file.
@@ -45,9 +46,13 @@ def store_gallery(
         open(temporary, "wb") as file,
     ):
         writer = _Writer(file, {"images": len(images), "texts": len(texts)})
+        started = time.monotonic()
         writer.write("images", _in_order(image_batches(encoder, images, load, batch, advance)))
+        between = time.monotonic()
         writer.write("texts", text_batches(encoder, texts, batch, advance))
+        ended = time.monotonic()
         writer.finish()
+    return {"images": between - started, "texts": ended - between}
 
 
 def open_gallery(path: Path, count: int, image_of_text: Tensor, pairs: Tensor | None = None) -> Gallery | None:

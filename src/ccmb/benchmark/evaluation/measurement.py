@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
-from ccmb.benchmark.results.result import Section
+from ccmb.benchmark.results.result import Cost, Section
 from ccmb.data.images.source import ImageSource
 from ccmb.data.pairs import readable_samples
 from ccmb.data.sample import Sample
@@ -70,3 +70,4 @@ class Measurement(Generic[SectionT]):
     ranking: RankOptions | None = None
     prompt_set: str | None = None
     features_kept: bool = False
+    cost: Cost | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from ccmb.benchmark.evaluation.feature_cache import discard_if_large, open_gallery, store_gallery
 from ccmb.benchmark.evaluation.measurement import Measurement, Readable
 from ccmb.benchmark.evaluation.settings import Settings
-from ccmb.benchmark.results.result import STAGES, Retrieval
+from ccmb.benchmark.results.result import STAGES, AtDepth, Cost, Retrieval
 from ccmb.core.choices import Convention
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
@@ -44,12 +44,13 @@ def measure(
     samples, unreadable = readable.samples
     started = time.monotonic()
     path = gallery_file(model, opened, cache)
-    gallery, kept = encoded_gallery(model, opened, samples, path, settings.convention)
+    gallery, spent = encoded_gallery(model, opened, samples, path, settings.convention)
     encoded = time.monotonic()
     ranks = ranks_both_ways(model, gallery, settings.depth)
     discard_if_large(path)
     section = retrieval_of_ranks(ranks, gallery, settings)
-    seconds = {"encode": round(encoded - started, 2), "rank": round(time.monotonic() - encoded, 2)}
+    ranked = time.monotonic() - encoded
+    seconds = {"encode": round(encoded - started, 2), "rank": round(ranked, 2)}
     return Measurement(
         section=section,
         resampling_unit=resampling_unit(gallery).tolist(),
@@ -59,7 +60,8 @@ def measure(
         seconds=seconds | {"total": round(time.monotonic() - started, 2)},
         depth=settings.depth if model.can_rank else None,
         ranking=model.options,
-        features_kept=kept,
+        features_kept=not spent,
+        cost=_cost(model, gallery, ranks, spent, ranked),
     )
 
 
@@ -75,26 +77,53 @@ def encoded_gallery(
     samples: Sequence[Sample],
     path: Path,
     convention: Convention = "equal_texts",
-) -> tuple[Gallery, bool]:
-    """The encoded set, its right answers decided by a convention; and whether the file was in the cache already.
+) -> tuple[Gallery, dict[str, float]]:
+    """The encoded set, its right answers decided by a convention; and the seconds that encoding images and texts took,
+    none where the file was in the cache already.
 
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.
     """
     if isinstance(model, TwoModels) and not model.states_width:  # whose ranker reads texts and images themselves
-        gallery, kept = encoded_gallery(model.first, opened, samples, path, convention)
+        gallery, spent = encoded_gallery(model.first, opened, samples, path, convention)
         words = [text for of_image in texts_and_pairs(samples, opened.queries)[0] for text in of_image]
         images = [partial(opened.images.load, sample.image) for sample in samples]
-        return replace(gallery, images=RawItems(gallery.images, images), texts=RawItems(gallery.texts, words)), kept
+        return replace(gallery, images=RawItems(gallery.images, images), texts=RawItems(gallery.texts, words)), spent
     texts, pairs = texts_and_pairs(samples, opened.queries)
     image_of_text = torch.tensor([row for row, of_image in enumerate(texts) for _ in of_image])
     flat = [text for of_image in texts for text in of_image]
     if (cached := open_gallery(path, len(samples), image_of_text, pairs)) is not None:
-        return cached.with_convention(flat, convention), True
-    store_gallery(path, model, [sample.image for sample in samples], flat, opened.images.load)
+        return cached.with_convention(flat, convention), {}
+    spent = store_gallery(path, model, [sample.image for sample in samples], flat, opened.images.load)
     if (stored := open_gallery(path, len(samples), image_of_text, pairs)) is None:
         raise CcmbError(f"{path}: cannot be read again after it was written; is the disk in order?")
-    return stored.with_convention(flat, convention), False
+    return stored.with_convention(flat, convention), spent
+
+
+def _cost(
+    model: Model, gallery: Gallery, ranks: dict[Direction, Ranks], spent: dict[str, float], ranked: float
+) -> Cost:
+    """What the measurement took: `spent` seconds for encoding, and `ranked` seconds for candidates and their order."""
+    pairs = sum(len(each.pre_ranking) * max(each.by_depth, default=0) for each in ranks.values())
+    rates = {f"{side}_per_second": round(len(getattr(gallery, side)) / max(spent[side], 1e-9), 2) for side in spent}
+    return Cost(
+        parameters=model.parameters,
+        bytes_per_image=4 * model.embed_dim,
+        pairs_per_second=round(pairs / max(ranked, 1e-9), 2) if pairs else None,
+        **rates,
+    )
+
+
+def _curve(ranks: Ranks) -> list[AtDepth]:
+    """Both stages at each depth."""
+    return [
+        AtDepth(
+            depth=depth,
+            ceiling=round(float((ranks.pre_ranking <= depth).double().mean()) * 100, 2),
+            recalls={f"R@{k}": round(value, 2) for k, value in zip(RECALLS, raw_recalls(ranks_Q), strict=True)},
+        )
+        for depth, ranks_Q in ranks.by_depth.items()
+    ]
 
 
 def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, settings: Settings) -> Retrieval:
@@ -132,4 +161,5 @@ def retrieval_of_ranks(ranks_of: dict[Direction, Ranks], gallery: Gallery, setti
         ranks=ranks,
         convention=report["convention"],
         equal_texts=report["equal_texts"],
+        by_depth={direction: _curve(ranks) for direction, ranks in ranks_of.items() if ranks.by_depth},
     )

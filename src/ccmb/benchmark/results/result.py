@@ -65,6 +65,24 @@ class Section(_Part):
         return STAGES[: model.stages]
 
 
+class AtDepth(_Part):
+    """What the second stage gives when it ranks so many candidates, in percent."""
+
+    depth: int
+    ceiling: float = Field(description="the first stage's recall at this depth: no second stage can have a higher R@1")
+    recalls: dict[str, float]
+
+
+class Cost(_Part):
+    """What a model costs beside its quality, as measured on the machine that `hardware` names."""
+
+    parameters: int | None = Field(None, description="of both stages; null where nobody knows")
+    bytes_per_image: int = Field(description="of an embedding in float32, as an index keeps it")
+    images_per_second: float | None = Field(None, description="encoded; null where the features were kept")
+    texts_per_second: float | None = Field(None, description="likewise")
+    pairs_per_second: float | None = Field(None, description="of the second stage; null without one")
+
+
 class Retrieval(Section):
     """Recalls in percent by direction and stage, and 95 % intervals over images."""
 
@@ -79,6 +97,9 @@ class Retrieval(Section):
         None, description="which answers are right and how ties count; null: a text's own image alone, ties against it"
     )
     equal_texts: int = Field(0, description="texts that are equal to one of another image")
+    by_depth: dict[Direction, list[AtDepth]] = Field(
+        default_factory=dict, description="empty without a second stage, and where a cascade chose"
+    )
 
     def recalls(self, direction: Direction, stage: Stage) -> dict[str, float] | None:
         return (self.text_to_image if direction == "text_to_image" else self.image_to_text).get(stage)
@@ -229,6 +250,7 @@ class Result(_Part):
     commit: str
     hardware: dict[str, Any]
     seconds: dict[str, float] = Field(description="encoding counts for nothing where features_kept")
+    cost: Cost | None = Field(None, description="of retrieval")
     features_kept: bool = Field(description="whether the features had been encoded by an earlier measurement")
     finished: str = Field(description="time in UTC, ISO 8601")
 

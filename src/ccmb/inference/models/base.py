@@ -56,6 +56,10 @@ class Model(Encoder, PairScorer, Protocol):
         """D, the width of an embedding."""
 
     @property
+    def parameters(self) -> int | None:
+        """Of both stages; None where nobody knows, as of features and exports."""
+
+    @property
     def states_width(self) -> int:
         """Width of an image's token states, which its second stage reads; 0 without one."""
 
@@ -148,6 +152,11 @@ class OneStage(CosineScorer):
         return self.encode_prepared([self.prepare(load(name)) for name in names])
 
     @property
+    def parameters(self) -> int | None:
+        module = getattr(self, "_model", None)
+        return count_parameters(module) if isinstance(module, nn.Module) else None
+
+    @property
     def ranker(self) -> Any:
         return self
 
@@ -180,6 +189,11 @@ def fingerprint(module: nn.Module, settings: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many parameters a module has; those that its parts share count once."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def network_fingerprint(model: TwoStageModel) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError, one_line
-from ccmb.inference.models.base import fingerprint
+from ccmb.inference.models.base import count_parameters, fingerprint
 from ccmb.inference.models.sentence_transformers import open_library_model, options_of
 from ccmb.inference.raw_items import RawItems, no_states, open_raw
 from ccmb.inference.scoring import Match, StageScores
@@ -69,6 +69,10 @@ class CrossEncoderRanker:
         self.name, self.source = name, CROSS_ENCODER + where + source[len(path) :]
         self.fingerprint = fingerprint(self._model, {"kind": self.kind, "prompts": [self._prompt, self._model.prompts]})
         self.calibration: Calibration | None = None
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self._model)
 
     def prepare(self, image: ImageInput) -> Image.Image:
         return open_image(image)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ccmb.core.choices import RankingRule
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
-from ccmb.inference.models.base import IMAGE_BATCH, context_within, fingerprint
+from ccmb.inference.models.base import IMAGE_BATCH, context_within, count_parameters, fingerprint
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
 from ccmb.r2d2.inputs.unknown_words import wholly_unknown
 from ccmb.r2d2.loading import model_folder, weights_fingerprint
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.tokenizer import straightens_quotes
@@ -99,6 +100,10 @@ class R2D2Stages:
 
     def embed_prepared(self, images: Sequence[Tensor]) -> Tensor:
         return self.encode_prepared(images).embed
+
+    @property
+    def parameters(self) -> int | None:
+        return count_parameters(self.network) if isinstance(self.network, R2D2Model) else None
 
     @property
     def states_width(self) -> int:

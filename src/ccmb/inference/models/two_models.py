@@ -39,6 +39,8 @@ class PairRanker(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def parameters(self) -> int | None: ...
+    @property
     def states_width(self) -> int: ...
     @property
     def ranking_rule(self) -> RankingRule | None: ...
@@ -82,6 +84,11 @@ class TwoModels:
     @property
     def embed_dim(self) -> int:
         return self.first.embed_dim
+
+    @property
+    def parameters(self) -> int | None:
+        counts = self.first.parameters, self.ranker.parameters
+        return None if None in counts else sum(count or 0 for count in counts)
 
     @property
     def states_width(self) -> int:
