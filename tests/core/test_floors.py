@@ -22,6 +22,7 @@ FLOORS = (
     ("corpus", "inference", "objectives"),
     ("search", "tasks"),
     ("benchmark", "demos", "serving"),
+    ("integrations",),
     ("cli",),
 )
 SOURCE = Path(ccmb.__file__).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,6 +53,9 @@ def benchmark(
     devices: Annotated[
         str | None, typer.Option(help="Such as cuda:0,cuda:1 or cpu,cpu: a process of each shares the measurements.")
     ] = None,
+    export: Annotated[
+        Literal["mteb"] | None, typer.Option(help="Also write results of retrieval as mteb's files, into OUT/mteb.")
+    ] = None,
     as_json: JsonFlag = False,
     **given: Any,
 ) -> None:
@@ -76,7 +79,22 @@ def benchmark(
         settings = family.settle(settings, family.options.read(given))
     with orderly_end():
         sets = _open_sets(model, data, given)
-        _say(run_benchmark(model, sets, out, settings, devices.split(",") if devices else ()), as_json)
+        outcome = run_benchmark(model, sets, out, settings, devices.split(",") if devices else ())
+    if export:
+        _export(outcome, out / export)
+    _say(outcome, as_json)
+
+
+def _export(outcome: Outcome, out: Path) -> None:
+    """Write the results of retrieval as mteb's."""
+    from ccmb.benchmark.results.result import read_result
+    from ccmb.integrations.mteb_export import export_result
+
+    results = [read_result(path) for path in (*outcome.measured, *outcome.skipped)]
+    for result in results:
+        if result.retrieval is not None:
+            for path in export_result(result, out):
+                typer.echo(f"{path}: exported", err=True)
 
 
 def _say(outcome: Outcome, as_json: bool) -> None:

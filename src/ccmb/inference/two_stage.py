@@ -191,3 +191,39 @@ def ranks_both_ways(model: TwoStageModel | Reranker, gallery: Gallery, depth: in
     if gallery.pairs is not None:
         directions = directions[:1]
     return {direction: two_stage_ranks(model, gallery, direction, depth) for direction in directions}
+
+
+def ordered_items(
+    ranker: Reranker, gallery: Gallery, direction: Direction, depth: int | None, count: int, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The best items of every query, best first, and scores that fall in this order, both (Q, count).
+
+    Args:
+        depth: how many of the first stage's candidates the second one ranks; those behind them keep the order of their
+            cosines, with scores below. None: cosines alone.
+        count: items a query; all if there are fewer.
+    """
+    by_text = direction == "text_to_image"
+    queries, items = (gallery.texts, gallery.images) if by_text else (gallery.images, gallery.texts)
+    count, depth = min(count, len(items)), min(depth or 0, len(items)) if ranker.can_rank else 0
+    wanted = max(count, depth)
+    parts = []
+    with torch.inference_mode(), progress(direction.replace("_", " "), len(queries), "queries") as advance:
+        for query_C in torch.arange(len(queries)).split(max(1, min(chunk, COSINES // len(items)))):
+            query_CD = queries.embeds(slice(int(query_C[0]), int(query_C[-1]) + 1))
+            cosine_CK, item_CK = (query_CD @ items.embed.T).topk(wanted, dim=1)
+            if depth:
+                first = Candidates(
+                    query_C,
+                    item_CK[:, :depth],
+                    cosine_CK[:, :depth],
+                    torch.zeros_like(item_CK[:, :depth], dtype=torch.bool),
+                    torch.zeros_like(query_C),
+                )
+                scores_CK = candidate_scores(ranker, gallery, by_text, first, lambda *_: None)
+                behind_CK = cosine_CK[:, depth:] - 2 + scores_CK.amin(1, keepdim=True)
+                cosine_CK, order_CK = torch.cat([scores_CK, behind_CK], 1).sort(dim=1, descending=True, stable=True)
+                item_CK = item_CK.gather(1, order_CK)
+            parts.append((item_CK[:, :count], cosine_CK[:, :count]))
+            advance(len(query_C), "")
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

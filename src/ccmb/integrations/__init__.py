@@ -1,0 +1,1 @@
+"""Our models and sets in other people's tools, and our results in their files."""
