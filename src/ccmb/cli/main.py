@@ -18,9 +18,9 @@ from ccmb.cli.export import export
 from ccmb.cli.finetune import finetune, mix
 from ccmb.cli.generate import generate
 from ccmb.cli.match import classify, match
-from ccmb.cli.models import models
 from ccmb.cli.pretrain import pretrain, quickstart
-from ccmb.cli.runs import doctor, presets, runs
+from ccmb.cli.rankings import rank, score
+from ccmb.cli.runs import doctor, models, presets, runs
 from ccmb.cli.search import index, search
 from ccmb.cli.serve import serve
 from ccmb.core.errors import CcmbError, Stopped
@@ -66,6 +66,8 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)
+app.command()(rank)
+app.command()(score)
 app.command()(index)
 app.command()(search)
 app.command()(serve)

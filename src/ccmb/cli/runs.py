@@ -1,7 +1,8 @@
-"""The verbs around a training run: `ccmb presets` and `doctor` before it, `ccmb runs` while it goes on and after."""
+"""The verbs around a training run, `ccmb presets`, `doctor` and `runs`; and `ccmb models`, for who trains none."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -77,3 +78,28 @@ def presets() -> None:
     from ccmb.r2d2.presets import preset_table
 
     typer.echo(preset_table())
+
+
+ENDING = (
+    "R2D2's own: a run or model folder. Other names: open_clip:ARCHITECTURE/WEIGHTS, sentence_transformers:NAME, "
+    "modelscope:ID, and A + B, which ranks the candidates of A by B (or --ranker B). Where huggingface.co cannot be "
+    "reached, set HF_ENDPOINT to a mirror."
+)
+
+
+def models(as_json: JsonFlag = False) -> None:
+    """List published models that are worth knowing: licence, size, languages, and what each is good for.
+
+    Example: ccmb models
+    """
+    from ccmb.inference.models.known import KNOWN
+
+    lines = []
+    for known in KNOWN:
+        option = "--ranker" if known.ranks else "--model"
+        lines.append(f"{option} {known.name}")
+        lines.append(f"    {known.good_for}")
+        lines.append(f"    {known.licence}; {known.parameters} parameters; texts: {known.languages}")
+        if known.fetch:
+            lines.append(f"    {known.fetch}")
+    print_result([asdict(known) | {"fetch": known.fetch} for known in KNOWN], as_json, "\n".join([*lines, "", ENDING]))
