@@ -119,3 +119,13 @@ def test_a_model_of_sentence_transformers_encodes_as_the_library_does(tmp_path: 
             torch.testing.assert_close(mine, expected.to(mine), rtol=0, atol=TINY_ERROR)
         assert opened.embed_dim == texts.shape[1] == (dim or 12)
         assert opened.source == f"sentence_transformers:{folder}{options}"
+
+
+def test_an_r2d2_is_a_model_of_sentence_transformers_too(tmp_path: Path) -> None:
+    folder = str(save_r2d2(tmp_path / "r2d2"))
+    library, own = open_model(f"sentence_transformers:{folder}"), open_model(folder)
+    torch.testing.assert_close(
+        library.encode_texts(TEXTS[:3]).embed, own.encode_texts(TEXTS[:3]).embed, rtol=0, atol=TINY_ERROR
+    )
+    images = [model.encode_images(range(5), IMAGES.__getitem__).embed for model in (library, own)]
+    torch.testing.assert_close(*images, rtol=0, atol=TINY_ERROR)
