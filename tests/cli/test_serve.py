@@ -121,7 +121,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     command = command_line(monkeypatch, capfd)
     (tmp_path / "keys").write_text("reader search short\n")
     for code, words, arguments in [
-        (2, "give an index, or --model", []),
+        (2, "give an index, or name one with --model", []),
         (1, "no index here", [tmp_path]),
         (1, "no such file", [shelf / "index", "--api-keys", tmp_path / "none"]),
         (1, "keys:1: the key must have 16", [shelf / "index", "--api-keys", tmp_path / "keys"]),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.corpus.simulation.server import serve
+from ccmb.inference.models.base import IMAGE_BATCH
 from ccmb.inference.models.open_model import open_model
 from ccmb.search.engine import open_engine
 from ccmb.search.filters import parse_condition
@@ -288,7 +289,7 @@ def test_killed_at_ten_moments_an_index_ends_as_never_stopped(model, tmp_path):
         assert index_in_a_child(tmp_path / "pictures", model, out, 1 + 55 * trial, rng.random() * 0.05) < 0
         with open_engine(out) as engine:
             sizes.append(len(engine))
-        assert sizes[-1] >= max(sizes[-2], thumbnails_of(out) - building.BATCH)  # nothing is lost
+        assert sizes[-1] >= max(sizes[-2], thumbnails_of(out) - IMAGE_BATCH)  # nothing is lost
     assert len(set(sizes)) >= 3  # the moments are spread over the work
     assert index_in_a_child(tmp_path / "pictures", model, out) == 0
     with open_engine(tmp_path / "whole") as one, open_engine(out) as other:

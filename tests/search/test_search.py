@@ -19,6 +19,7 @@ from ccmb.cli import main as cli
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.images.source import load_image
 from ccmb.inference.models.open_model import open_model
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.folders.match_temperature import store_match_temperature
 from ccmb.r2d2.loading import load_model
 from ccmb.search.contact_sheet import contact_sheet
@@ -137,7 +138,7 @@ def test_an_image_whose_name_is_not_utf8_is_listed(images, model, tmp_path):
 
 def build_and_die(images, out, model):
     """Index a few images at a time, until they have been written to the store for the fifth time."""
-    indexing.BATCH, indexing.FLUSH_EVERY = 4, 2
+    R2D2Stages.image_batch, indexing.FLUSH_EVERY = 4, 2
     upsert, written = VectorStore.upsert, []
 
     def kill_after_five(self, *arguments):

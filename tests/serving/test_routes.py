@@ -325,7 +325,7 @@ def test_captions_are_those_of_the_command_line() -> None:
     captioner = R2D2Captioner.from_r2d2(tiny_model(match_temperature=2.0), tiny_processor()).eval()
     work = ModelWork(plain.model, (captioner, tiny_processor()))
     images = tiny_images(2, seed=6)
-    expected = caption_images(captioner, plain.processor, images)
+    expected = caption_images(captioner, tiny_processor(), images)
     result = post(make_app(work), "/caption", {"pictures": [b64(png(item)) for item in images]}).json()["results"]
     assert [[one["text"] for one in item] for item in result] == [
         [one.text for one in item.candidates] for item in expected

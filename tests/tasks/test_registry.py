@@ -147,7 +147,8 @@ COMMANDS: list[tuple[Callable[..., None], dict[str, Any]]] = [(evaluate, FAMILIE
 
 @pytest.mark.parametrize(("verb", "families"), COMMANDS, ids=["evaluate", "benchmark"])
 def test_flags_are_the_options_of_the_families(verb: Callable[..., None], families: dict[str, Any]) -> None:
-    of_all = {"context", "model", "data", "out", "json_file", "context_length", "setting", "devices", "as_json"}
+    of_all = {"context", "model", "data", "out", "json_file", "as_json"}
+    of_all |= {"context_length", "setting", "devices", "export"}
     own = inspect.signature(verb).parameters.keys() - of_all
     read = {name for family in families.values() for name in family.options.table()}
     assert own - read == ({"seed"} if verb is benchmark else set())  # of the intervals of all families
