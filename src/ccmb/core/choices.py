@@ -60,3 +60,6 @@ def one_of(key: str, value: str, choices: Any) -> Any:
     if value not in known:
         raise UsageError(f"{key} is {value!r}{did_you_mean(str(value), known)}; give one of {', '.join(known)}")
     return value
+
+
+PLUS = " + "  # between the names of two models that are two stages

@@ -11,10 +11,12 @@ from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.two_towers import save_r2d2, save_two_towers
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.data.seen_images import seen_in
 from ccmb.inference.models.cross_encoder import Calibration
 from ccmb.inference.models.open_model import label_and_source, open_model
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.pipeline import Pipeline
+from ccmb.tasks.common.seen import seen_by
 
 pytest.importorskip("sentence_transformers")
 from tests.helpers.pair_module import save_ranker
@@ -129,3 +131,15 @@ def test_an_r2d2_is_a_model_of_sentence_transformers_too(tmp_path: Path) -> None
     )
     images = [model.encode_images(range(5), IMAGES.__getitem__).embed for model in (library, own)]
     torch.testing.assert_close(*images, rtol=0, atol=TINY_ERROR)
+
+
+def test_what_either_of_two_models_was_trained_on_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder, name in ((first, "one"), (second, "other")):
+        folder.mkdir()
+        seen_in(name, "train", [f"{len(name)}000092795_{len(name)}.jpg"]).write(folder)
+    both = seen_by(f"{first} + {second}")
+    assert both is not None
+    assert [read.name for read in both.read] == ["one train", "other train"]
+    assert seen_by(f"{first} + cross_encoder:nowhere") == seen_by(first)
+    assert seen_by(f"{tmp_path / 'none'} + cross_encoder:nowhere") is None

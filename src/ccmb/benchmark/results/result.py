@@ -32,7 +32,7 @@ class Measured(_Part):
     """The model that was measured."""
 
     name: str
-    kind: str = Field(description="R2D2, PRD2, the model_type of transformers, open_clip or features")
+    kind: str = Field(description="R2D2, PRD2, the model_type of transformers, a library, features, or two models")
     fingerprint: str = Field(description="SHA-256 of weights and settings")
     context_length: int | None = Field(description="longest text in tokens; null where nobody knows")
     stages: Literal[1, 2] = Field(description="1: ordered by cosine alone, for the model cannot rank")

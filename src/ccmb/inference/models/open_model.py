@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 
+from ccmb.core.choices import PLUS
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.fetch.hub import MODELSCOPE, local_name
@@ -18,7 +19,7 @@ from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
 from ccmb.inference.models.transformers_clip import open_two_towers
-from ccmb.inference.models.two_models import PLUS, PairRanker, TwoModels
+from ccmb.inference.models.two_models import PairRanker, TwoModels
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ccmb.core.choices import RankingRule
+from ccmb.core.choices import PLUS, RankingRule
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import Calibration, CrossEncoderRanker
@@ -25,8 +25,6 @@ from ccmb.inference.scoring import StageScores, pair_cosines
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, RankOptions
 from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
-
-PLUS = " + "  # between the names of the two
 
 
 class PairRanker(Protocol):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 
+from ccmb.core.choices import PLUS
 from ccmb.core.config.retired_keys import renamed_values
 from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
@@ -33,9 +36,15 @@ _LONGEST_CHAIN = 20  # of runs without records
 def seen_by(source: str | Path, depth: int = _LONGEST_CHAIN) -> SeenImages | None:
     """The images that a run, model folder or hub id was trained on; None where there is no record.
 
+    Those of two models, `A + B`, are those of either.
+
     Raises:
         CcmbError: the record is damaged.
     """
+    if PLUS in str(source) and not Path(source).exists():
+        records = [seen_by(part.strip(), depth) for part in str(source).split(PLUS)]
+        known = [record for record in records if record is not None]
+        return reduce(or_, known) if known else None
     folder = _folder(source)
     if folder is None:
         return None
