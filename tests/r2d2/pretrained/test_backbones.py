@@ -27,7 +27,7 @@ from ccmb.r2d2.pretrained.towers import from_towers
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize
 from ccmb.r2d2.towers.image_forms import as_tokens
-from tests.helpers.exact import assert_same
+from tests.helpers.exact import TINY_ERROR, assert_same
 from tests.helpers.sources import BACKBONES, EYE, SMALL, assert_arrived, made_backbone, save_backbone, save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 
@@ -146,7 +146,7 @@ def test_an_export_says_what_a_backbone_says(kind: str, bert: Path, tmp_path: Pa
     for count in (2, 3):  # a graph is made of two images
         pixels, texts = processor.images(tiny_images(count)), processor.texts(TEXTS[:count])
         for one, other in zip(outputs_of(exported, pixels, texts), outputs_of(model, pixels, texts), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max().clamp(min=1)))
+            torch.testing.assert_close(one, other, rtol=0, atol=TINY_ERROR * float(other.abs().max().clamp(min=1)))
 
 
 PREPROCESSED: list[tuple[dict[str, Any], tuple[int, float, float]]] = [
