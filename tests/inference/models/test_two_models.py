@@ -12,7 +12,6 @@ from tests.helpers.two_towers import save_r2d2, save_two_towers
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.seen_images import seen_in
-from ccmb.inference.models.cross_encoder import Calibration
 from ccmb.inference.models.open_model import label_and_source, open_model
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.pipeline import Pipeline
@@ -51,7 +50,8 @@ def test_the_ranker_alone_orders_and_its_scores_are_the_librarys(both: TwoModels
 def test_a_calibration_gives_probabilities_and_changes_no_order(both: TwoModels) -> None:
     before = Pipeline(both, both).rerank(TEXTS[1], IMAGES)
     assert (both.is_calibrated, both.has_offset) == (False, True)
-    both.calibration = Calibration(temperature=2.0, offset=0.5)
+    both.calibrate(temperature=2.0, offset=0.5)
+    assert (both.is_calibrated, both.match_temperature) == (True, 2.0)
     after = Pipeline(both, both).rerank(TEXTS[1], IMAGES)
     assert [hit.index for hit in after] == [hit.index for hit in before]
     expected = [float(torch.tensor((hit.score - 0.5) / 2).sigmoid()) for hit in before]

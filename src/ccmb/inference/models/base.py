@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -117,7 +118,7 @@ def check_gives_probability(model: Model) -> None:
         raise UsageError(f"{needs} a calibrated model: run ccmb calibrate on this one first, or leave it out")
 
 
-class OneStage(CosineScorer):
+class OneStage(CosineScorer, ABC):
     """The base of models that order by cosine alone."""
 
     source: str
@@ -166,14 +167,14 @@ class OneStage(CosineScorer):
     def unknown(self, texts: Sequence[str]) -> list[bool]:
         return [False] * len(texts)
 
-    def prepare(self, image: ImageInput) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self, image: ImageInput) -> Any: ...
 
-    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput: ...
 
-    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        raise NotImplementedError
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput: ...
 
 
 def embedding(features_BD: Tensor) -> TowerOutput:

@@ -45,6 +45,7 @@ class CrossEncoderRanker:
     kind = "cross_encoder"
     states_width = 0
     can_rank = True
+    has_offset = True
     ranking_rule = None
 
     def __init__(self, name: str, source: str) -> None:
@@ -74,6 +75,18 @@ class CrossEncoderRanker:
     def parameters(self) -> int:
         return count_parameters(self._model)
 
+    @property
+    def match_temperature(self) -> float:
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.calibration is not None
+
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None:
+        """Give probabilities from now on."""
+        self.calibration = Calibration(temperature, offset)
+
     def prepare(self, image: ImageInput) -> Image.Image:
         return open_image(image)
 
@@ -97,12 +110,9 @@ class CrossEncoderRanker:
 
     def match(self, logit_N: Tensor) -> Match:
         """The scores as a match: both heads are the one score."""
-        offset, temperature = 0.0, 1.0
-        if self.calibration is not None:
-            offset, temperature = self.calibration.offset, self.calibration.temperature
+        offset = 0.0 if self.calibration is None else self.calibration.offset
         heads_N2 = (logit_N - offset)[:, None].expand(-1, 2)
-        is_calibrated = self.calibration is not None
-        return Match(logit_N.sigmoid(), heads_N2.sum(1), heads_N2, temperature, is_calibrated)
+        return Match(logit_N.sigmoid(), heads_N2.sum(1), heads_N2, self.match_temperature, self.is_calibrated)
 
     def _logits(self, pairs: Sequence[tuple[str, Image.Image]]) -> Tensor:
         """Raises CcmbError: the model cannot read such pairs, as one of texts alone."""

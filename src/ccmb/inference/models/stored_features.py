@@ -65,7 +65,13 @@ class StoredFeatures(OneStage):
         return int(self._images.shape[1])
 
     def prepare(self, image: ImageInput) -> Any:
-        raise UsageError(f"{self.name}: features that are made already, of no other images; give the model itself")
+        raise self._of_no_other_images()
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        raise self._of_no_other_images()
+
+    def _of_no_other_images(self) -> UsageError:
+        return UsageError(f"{self.name}: features that are made already, of no other images; give the model itself")
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return 0

@@ -18,7 +18,6 @@ from torch import Tensor
 from ccmb.core.choices import PLUS, RankingRule
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.models.base import Model
-from ccmb.inference.models.cross_encoder import Calibration, CrossEncoderRanker
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.raw_items import RawItems, no_states
 from ccmb.inference.scoring import StageScores, pair_cosines
@@ -42,6 +41,13 @@ class PairRanker(Protocol):
     def states_width(self) -> int: ...
     @property
     def ranking_rule(self) -> RankingRule | None: ...
+    @property
+    def match_temperature(self) -> float | None: ...
+    @property
+    def is_calibrated(self) -> bool: ...
+    @property
+    def has_offset(self) -> bool: ...
+    def calibrate(self, temperature: float, offset: float = 0.0) -> None: ...
     def prepare(self, image: ImageInput) -> Any: ...
     def encode_prepared(self, images: Sequence[Any]) -> Any: ...
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> Any: ...
@@ -106,34 +112,18 @@ class TwoModels:
 
     @property
     def match_temperature(self) -> float | None:
-        if isinstance(self.ranker, R2D2Stages):
-            return self.ranker.match_temperature
-        calibration = self.calibration
-        return 1.0 if calibration is None else calibration.temperature
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """Of a ranker without a folder of its own to keep it in; None before it is fitted, and of R2D2."""
-        return self.ranker.calibration if isinstance(self.ranker, CrossEncoderRanker) else None
-
-    @calibration.setter
-    def calibration(self, calibration: Calibration | None) -> None:
-        if isinstance(self.ranker, CrossEncoderRanker):
-            self.ranker.calibration = calibration
+        return self.ranker.match_temperature
 
     @property
     def is_calibrated(self) -> bool:
-        return self.ranker.is_calibrated if isinstance(self.ranker, R2D2Stages) else self.calibration is not None
+        return self.ranker.is_calibrated
 
     @property
     def has_offset(self) -> bool:
-        return not isinstance(self.ranker, R2D2Stages)
+        return self.ranker.has_offset
 
     def calibrate(self, temperature: float, offset: float = 0.0) -> None:
-        if isinstance(self.ranker, R2D2Stages):
-            self.ranker.calibrate(temperature, offset)
-        else:
-            self.calibration = Calibration(temperature, offset)
+        self.ranker.calibrate(temperature, offset)
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
         return self.first.unknown(texts)

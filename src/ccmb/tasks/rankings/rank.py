@@ -78,7 +78,7 @@ def rank_set(model: Model, asked: Asked, out: Path, depth: int, count: int) -> l
         depth: candidates that the second stage ranks.
         count: images of a query in a run.
     """
-    texts = list(asked.texts.values())
+    texts = list(asked.texts.values())  # which belong to no image here: all stand at the first
     gallery = encode_gallery_with(model, asked.images, [texts, *([] for _ in asked.images[1:])], asked.source.load)
     written = []
     if asked.right:
