@@ -3,7 +3,9 @@
     import mteb
     from ccmb.integrations.mteb import search_model
 
-    mteb.evaluate(search_model("runs/flickr8k", depth=64), tasks)
+    mteb.evaluate(search_model("runs/flickr8k", depth=64), tasks, cache=None)
+
+mteb keeps results by model and task alone: without `cache=None` other local files of one name are not measured anew.
 
 A model is whatever `ccmb.inference.models.open_model` opens.
 """

@@ -1,7 +1,7 @@
 """Sets that mteb has no tasks of, as tasks of mteb that read local folders: Flickr30k-CN, COCO-CN, MUGE and others.
 
     task = local_task("flickr30k-cn=downloads/flickr30k-cn", "text_to_image")
-    mteb.evaluate(model, [task])
+    mteb.evaluate(model, [task], cache=None)
 
 The right answers are those of `ccmb benchmark`: a text's own image, and the images of equal texts. The main score is
 `hit_rate_at_1`, the R@1 of image-text work; mteb's `recall_at_1` is the share of a query's right answers that come
