@@ -14,11 +14,13 @@ from ccmb.fetch.hub import MODELSCOPE, local_name
 from ccmb.inference.interface import TwoStageModel, load_network
 from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
+from ccmb.inference.models.fg_clip2 import KIND as FG_CLIP2
+from ccmb.inference.models.fg_clip2 import FgClip2Model
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
-from ccmb.inference.models.transformers_clip import open_two_towers
+from ccmb.inference.models.transformers_clip import TwoTowersModel, open_two_towers
 from ccmb.inference.models.two_models import PairRanker, TwoModels
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
@@ -72,7 +74,8 @@ def open_model(
         return SentenceTransformerModel(label, source.removeprefix(SENTENCE_TRANSFORMERS), context_length)
     if is_features(Path(source)):
         return StoredFeatures(label, Path(source), context_length)
-    return open_two_towers(label, source, context_length)
+    adapter = FgClip2Model if read_config(source).model_type == FG_CLIP2 else TwoTowersModel
+    return open_two_towers(label, source, context_length, adapter)
 
 
 def _open_two(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:

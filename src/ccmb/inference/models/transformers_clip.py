@@ -22,7 +22,7 @@ from ccmb.r2d2.towers.two_towers import TowerOutput
 # What the models were evaluated with by their authors; others take what their tokenizer says.
 CONTEXT = {"chinese_clip": 52, "altclip": 77, "clip": 77, "siglip": 64, "siglip2": 64}
 # Trained on lower-case texts padded to the full length, whose padding is read like words.
-SIGLIPS = ("siglip", "siglip2")
+SIGLIPS = ("siglip", "siglip2", "fgclip2")
 # Tensors that no feature depends on, and that some checkpoints lack.
 UNUSED = r".*position_ids$|text_model\.pooler\."
 
@@ -41,8 +41,9 @@ class TwoTowersModel(OneStage):
         source: str = "",
     ) -> None:
         self.name, self.kind, self.source = name, model.config.model_type, source or name
-        default = CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512))
-        self.context_length: int | None = context_within(name, context_length, default, _positions(model.config))
+        self._model = model.eval()
+        default, most = self.context_lengths(tokenizer)
+        self.context_length: int | None = context_within(name, context_length, default, most)
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
         if self.kind == "chinese_clip":
             tokenizer = straighten_quotes(tokenizer)
@@ -50,7 +51,11 @@ class TwoTowersModel(OneStage):
         self._images, self._tokenizer = image_processor, tokenizer
         self.fingerprint = fingerprint(model, {"kind": self.kind, "processing": processing})
         self._device = choose_device("auto")
-        self._model = model.eval().to(self._device)
+        self._model.to(self._device)
+
+    def context_lengths(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int | None]:
+        """The usual and the longest text in tokens; None if any is long enough."""
+        return CONTEXT.get(self.kind, min(tokenizer.model_max_length, 512)), _positions(self._model.config)
 
     def prepare(self, image: ImageInput) -> dict[str, Tensor]:
         """The image processor's tensors of one image, such as `pixel_values` (1, 3, S, S)."""
@@ -88,8 +93,10 @@ class TwoTowersModel(OneStage):
         return embedding(output if isinstance(output, Tensor) else output.pooler_output)
 
 
-def open_two_towers(name: str, source: str, context_length: int | None = None) -> TwoTowersModel:
-    """Open a local folder or hub id.
+def open_two_towers(
+    name: str, source: str, context_length: int | None = None, adapter: type[TwoTowersModel] = TwoTowersModel
+) -> TwoTowersModel:
+    """Open a local folder or hub id, as a model of the class `adapter`.
 
     Raises:
         UsageError: the model is no two-tower one.
@@ -109,7 +116,7 @@ def open_two_towers(name: str, source: str, context_length: int | None = None) -
         raise CcmbError(f"{source}: the image processor cannot be loaded ({one_line(error)})") from None
     tokenizer = load_text_tokenizer(source, config.text_config.vocab_size, masks=False)
     where = str(Path(source).resolve()) if Path(source).is_dir() else source
-    return TwoTowersModel(name, model, image_processor, tokenizer, context_length=context_length, source=where)
+    return adapter(name, model, image_processor, tokenizer, context_length=context_length, source=where)
 
 
 def _positions(config: Any) -> int | None:
