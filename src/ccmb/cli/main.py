@@ -19,7 +19,7 @@ from ccmb.cli.finetune import finetune, mix
 from ccmb.cli.generate import generate
 from ccmb.cli.match import classify, match
 from ccmb.cli.pretrain import pretrain, quickstart
-from ccmb.cli.rankings import rank, score
+from ccmb.cli.rankings import rank, rank_passages, score
 from ccmb.cli.runs import doctor, models, presets, runs
 from ccmb.cli.search import index, search
 from ccmb.cli.serve import serve
@@ -67,6 +67,7 @@ app.command()(evaluate)
 app.command()(benchmark)
 app.command()(leaderboard)
 app.command()(rank)
+app.command("rank-passages")(rank_passages)
 app.command()(score)
 app.command()(index)
 app.command()(search)

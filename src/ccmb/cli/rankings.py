@@ -38,6 +38,58 @@ def rank(
     print_result([str(path) for path in written], as_json, "\n".join(map(str, written)))
 
 
+def rank_passages(
+    passages: Annotated[Path, typer.Option(help="The texts to search in, `id<tab>text`, as T2Ranking's.")],
+    queries: Annotated[Path, typer.Option(help="The texts to search for, `id<tab>text`.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="What searches: any model that embeds texts, by name.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the runs go.")] = Path("rankings"),
+    candidates: Annotated[
+        Path | None, typer.Option(help="A run whose candidates are ranked, instead of a search by --model.")
+    ] = None,
+    ranker: Annotated[str | None, typer.Option(help="A second stage: cross_encoder:NAME, which reads texts.")] = None,
+    depth: Annotated[
+        int, typer.Option("--rerank-k", "--depth", min=1, help="Candidates that the second stage ranks.")
+    ] = 128,
+    count: Annotated[int, typer.Option("--top", min=1, help="Passages of a query in a run.")] = 1000,
+    context_length: Annotated[int | None, typer.Option(min=3, help="Longest text in tokens.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rank passages for queries, texts on both sides, by any model of texts; write TREC runs, which `score` measures.
+
+    Example: ccmb rank-passages --model sentence_transformers:BAAI/bge-m3 --passages collection.tsv --queries dev.tsv
+    """
+    from ccmb.core.errors import UsageError
+    from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
+    from ccmb.inference.models.open_model import label_and_source, open_text_model
+    from ccmb.tasks.rankings import passages as texts
+    from ccmb.tasks.rankings.files import read_run
+
+    label, source = (None, "") if ranker is None else label_and_source(ranker)
+    if label is not None and not source.startswith(CROSS_ENCODER):
+        raise UsageError(f"--ranker {ranker}: texts are ranked by {CROSS_ENCODER}NAME")
+    if candidates is not None and (label is None or model is not None):
+        raise UsageError(
+            "--candidates are ranked by --ranker, in the place of a search by --model; give --ranker alone"
+        )
+    asked, collection, name = texts.read_texts(queries), texts.read_texts(passages), queries.stem
+    written = []
+    if candidates is None:
+        if model is None:
+            raise UsageError("nothing to search with; give --model, or a run as --candidates")
+        encoder = open_text_model(model, context_length)
+        run, tag = texts.retrieve(encoder, asked, collection, count), encoder.name
+        written.append(texts.write_stage(out, name, "pre_ranking", run, tag))
+    else:
+        run, tag = texts.candidates_of(read_run(candidates), asked, collection), candidates.stem
+    if label is not None:
+        second = CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
+        run = texts.rerank(second, asked, collection, run, depth, out)
+        written.append(texts.write_stage(out, name, "ranking", run, f"{tag}+{label}"))
+    print_result([str(path) for path in written], as_json, "\n".join(map(str, written)))
+
+
 def score(
     run: Annotated[Path, typer.Argument(help="A TREC run, or T2Ranking's: query, document, rank and maybe score.")],
     qrels: Annotated[Path, typer.Option("--qrels", help="The truth: TREC's qrels, or query and document.")],

@@ -88,6 +88,9 @@ class Model(Encoder, PairScorer, Protocol):
     def image_batch(self) -> int:
         """How many images are read ahead and encoded together."""
 
+    def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
+        """Texts that are searched in, as against those that are searched for."""
+
     def embed_prepared(self, images: Sequence[Any]) -> Tensor:
         """(B, D) the first stage's embeddings of B images that `prepare` has read."""
 
@@ -175,6 +178,9 @@ class OneStage(CosineScorer, ABC):
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput: ...
+
+    def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
+        return self.encode_texts(texts)
 
 
 def embedding(features_BD: Tensor) -> TowerOutput:

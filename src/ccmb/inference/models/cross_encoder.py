@@ -114,7 +114,11 @@ class CrossEncoderRanker:
         heads_N2 = (logit_N - offset)[:, None].expand(-1, 2)
         return Match(logit_N.sigmoid(), heads_N2.sum(1), heads_N2, self.match_temperature, self.is_calibrated)
 
-    def _logits(self, pairs: Sequence[tuple[str, Image.Image]]) -> Tensor:
+    def score_texts(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """(N,) scores of pairs of a query and a passage."""
+        return self._logits(pairs, "a text")
+
+    def _logits(self, pairs: Sequence[tuple[str, Image.Image | str]], partner: str = "an image") -> Tensor:
         """Raises CcmbError: the model cannot read such pairs, as one of texts alone."""
         if not pairs:
             return torch.empty(0)
@@ -128,5 +132,5 @@ class CrossEncoderRanker:
                 show_progress_bar=False,
             )
         except Exception as error:  # whatever the library and the model's processor make of it
-            raise CcmbError(f"{self.name}: cannot score a text with an image ({one_line(error)})") from None
+            raise CcmbError(f"{self.name}: cannot score a text with {partner} ({one_line(error)})") from None
         return scores.float().cpu()

@@ -91,6 +91,22 @@ def _open_two(label: str, source: str, context_length: int | None, fast: bool) -
     return TwoModels(first, open_ranker(names[1].strip()), label)
 
 
+def open_text_model(name: str, context_length: int | None = None) -> Model:
+    """Open a model that reads texts, be it of images too or not, to search texts by texts.
+
+    Raises:
+        UsageError: it has two stages of two models, or see `open_model`.
+        CcmbError: it is not there or not whole; the message names it.
+    """
+    label, source = label_and_source(name)
+    if PLUS in source:
+        raise UsageError(f"{name}: two models; give the second stage as --ranker")
+    if source.startswith(SENTENCE_TRANSFORMERS):
+        path = source.removeprefix(SENTENCE_TRANSFORMERS)
+        return SentenceTransformerModel(label, path, context_length, reads=("text",))
+    return open_model(name, context_length)
+
+
 def with_ranker(model: Model, ranker: str) -> TwoModels:
     """An open model with another second stage, see `open_ranker`.
 

@@ -143,6 +143,9 @@ class R2D2Stages:
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self._encoder.encode_texts(texts)
 
+    def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
+        return self.encode_texts(texts)
+
     def rank_scores(
         self, images: EncodedItems, texts: EncodedItems, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> Tensor:

@@ -35,13 +35,16 @@ class SentenceTransformerModel(OneStage):
     kind = "sentence_transformers"
     image_batch = 8  # images are read whole: how they are resized is the model's own
 
-    def __init__(self, name: str, source: str, context_length: int | None = None) -> None:
+    def __init__(
+        self, name: str, source: str, context_length: int | None = None, *, reads: Sequence[str] = ("text", "image")
+    ) -> None:
         """Open a local folder or hub id.
 
         Args:
             source: what follows the prefix: a name and options. `dim` cuts embeddings (Matryoshka); `query_prompt` and
                 `document_prompt` name prompts of the model; `revision` is the hub's; `trust_remote_code=yes` runs code
                 that comes with the model, of a hub id at a `revision` alone.
+            reads: what the model has to read.
 
         Raises:
             UsageError: sentence-transformers is not installed, an option is unknown, or the model reads no images.
@@ -52,9 +55,9 @@ class SentenceTransformerModel(OneStage):
         if dim is not None and not (dim.isdigit() and int(dim)):
             raise UsageError(f"{name}: dim={dim} is no number of dimensions")
         self._model = open_library_model(name, "SentenceTransformer", path, options)
-        for modality in ("text", "image"):
+        for modality in reads:
             if not _supports(self._model, modality):
-                raise UsageError(f"{name}: reads no {modality}s; give a model of texts and images")
+                raise UsageError(f"{name}: reads no {modality}s; give a model of {' and '.join(reads)}s")
         self.name = name
         where = str(Path(path).resolve()) if Path(path).is_dir() else path
         self.source = SENTENCE_TRANSFORMERS + where + source[len(path) :]
@@ -83,6 +86,10 @@ class SentenceTransformerModel(OneStage):
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self._encode(self._model.encode_query, list(texts), "query")
+
+    def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
+        """Embeddings of texts that are searched in, as documents."""
+        return self._encode(self._model.encode_document, list(texts), "document")
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return int(self._model.preprocess(list(texts))["attention_mask"].sum()) if texts else 0

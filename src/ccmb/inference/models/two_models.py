@@ -146,6 +146,9 @@ class TwoModels:
         embed_BD = self.first.encode_images(names, load).embed
         return _with_embed(self.ranker.encode_images(names, load), embed_BD)
 
+    def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
+        return self.first.encode_passages(texts)
+
     def encode_texts(self, texts: Sequence[str]) -> Any:
         return _with_embed(self.ranker.encode_texts(texts), self.first.encode_texts(texts).embed)
 
