@@ -203,6 +203,16 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     return command_line(monkeypatch, capfd)
 
 
+def test_rankings_have_a_curve_over_depth_below_their_ceiling() -> None:
+    page = render_leaderboard(leaderboard([result("two", 0.4, ranked=0.6), result("one", 0.5)]))
+    charts = re.findall(r'<svg class="chart"[^>]*aria-label="([^"]*)"', page)
+    assert [label.partition(":")[0] for label in charts] == [
+        "two, mine, test, 200 images, 1000 texts, " + words for words in ("text to image", "image to text")
+    ]
+    assert all(re.search(r"R@1 [\d.]+ of [\d.]+ at 8 candidates", label) for label in charts)
+    assert "ceiling" not in render_leaderboard(leaderboard([result("one", 0.5)]))
+
+
 def test_without_results_the_published_rows_stand_alone(command: Command) -> None:
     output = command("leaderboard")
     assert (output.code, output.err) == (0, "")

@@ -15,7 +15,7 @@ from ccmb.serving.app import make_app
 from ccmb.serving.server import opened
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.runs import Command, command_line
-from tests.helpers.serving import post
+from tests.helpers.serving import asked, post
 from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
 
@@ -139,6 +139,7 @@ def test_a_chinese_clip_and_a_cross_encoder_search_over_http_with_no_match(
         answer = post(app, "/search", {"text": TEXTS[0], "k": COUNT}).json()
         assert [hit["name"] for hit in answer["hits"]] == [hit["name"] for hit in hits]
         assert answer["ranked"] == COUNT
+        assert asked(app, lambda http: http.get("/about")).json()["ranker"].startswith("cross_encoder:ranker")
         above = max(hit["probability"] for hit in hits) + 1e-3
         nothing = post(app, "/search", {"text": TEXTS[0], "min_probability": min(1.0, above)}).json()
         assert (nothing["hits"], nothing["no_match"]) == ([], True)

@@ -41,7 +41,7 @@ def result(
         luck = torch.rand(count, generator=generator)  # of one seed, the same queries are hard for all
         first, second = (None if share is None else 1 + 100 * (luck >= share).long() for share in (right, ranked))
         assert first is not None
-        return Ranks(first, second)
+        return Ranks(first, second, {} if second is None else {2: first, 8: second})
 
     ways: dict[Direction, Ranks] = {"text_to_image": ranks(5 * images), "image_to_text": ranks(images)}
     gallery = Gallery(_nothing(images), _nothing(5 * images), image_of_text)

@@ -105,6 +105,7 @@ def _add_status_routes(app: FastAPI, service: Service, metrics: Metrics, model_n
         return responses.AboutAnswer(
             version=app.version,
             model=model_name,
+            ranker=None if work.model.ranker is work.model else work.model.ranker.name,
             dim=work.model.embed_dim,
             images=None if index is None else await asyncio.to_thread(len, index),
             can_rank=work.model.can_rank,

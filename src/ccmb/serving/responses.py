@@ -169,6 +169,9 @@ class AboutAnswer(BaseModel):
 
     version: str
     model: str
+    ranker: str | None = Field(
+        None, description="another model that is the second stage; null if it is the model's own"
+    )
     dim: int
     images: int | None = Field(None, alias="pictures", description="of the index; null without one")
     can_rank: bool

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ccmb.benchmark.family import View
 from ccmb.benchmark.leaderboard.columns import NOTHING, VIEWS
+from ccmb.benchmark.leaderboard.depth_curves import depth_section
 from ccmb.benchmark.leaderboard.markdown import MARKS, MARKS_SAID_EN, MARKS_SAID_ZH, metric, note_numbers
 from ccmb.benchmark.leaderboard.published import published
 from ccmb.benchmark.leaderboard.rows import Difference, Row
@@ -57,6 +58,7 @@ def render_leaderboard(rows: Sequence[Row]) -> str:
             _filters(rows),
             *(_part(view, [row for row in rows if row.family == family], numbers) for family, view in VIEWS.items()),
             paragraph(escape(MARKS_SAID_ZH), escape(MARKS_SAID_EN), "note"),
+            depth_section(rows),
             _notes(numbers),
             f"<script>\n{script}</script>",
         ],

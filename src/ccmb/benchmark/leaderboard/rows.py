@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from ccmb.benchmark.leaderboard.columns import VIEWS
 from ccmb.benchmark.leaderboard.published import PublishedRow, published
 from ccmb.benchmark.registry import BENCHMARKS
-from ccmb.benchmark.results.result import Result, Stage, read_result
+from ccmb.benchmark.results.result import AtDepth, Result, Stage, read_result
 from ccmb.core.choices import Setting
 from ccmb.core.errors import CcmbError
 from ccmb.core.passed_over import why_passed_over
+from ccmb.inference.two_stage import Direction
 from ccmb.tasks.common.resampling import interval
 
 SETS = {
@@ -68,6 +69,7 @@ class Row:
         sources: what metrics were read from, or how they were measured.
         notes: keys of the published notes.
         seen: "saw N test images" of a model that was trained on so many of the images it is measured on; else empty.
+        by_depth: by direction, what each number of ranked candidates gives, of our rankings.
     """
 
     origin: Literal["ours", "published"]
@@ -85,6 +87,7 @@ class Row:
     mark: Mark = ""
     difference: Difference | None = None
     seen: str = ""
+    by_depth: Mapping[Direction, Sequence[AtDepth]] = field(default_factory=dict)
 
     @property
     def set_title(self) -> str:
@@ -180,6 +183,7 @@ def _own_row(result: Result, stage: Stage) -> Row:
         interval=bounds,
         sources=(source + family.measured_how(result),),
         seen="" if result.seen is None else result.seen.mark,
+        by_depth=result.retrieval.by_depth if result.retrieval is not None and stage == "ranking" else {},
     )
 
 
