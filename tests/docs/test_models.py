@@ -13,6 +13,7 @@ import pytest
 from ccmb.inference.models.known import KNOWN
 from tests.helpers.pages import blocks, read
 from tests.helpers.runs import Command, command_line
+from tests.helpers.text_models import save_text_encoder, save_text_reranker
 from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.two_towers import save_r2d2, save_two_towers
 
@@ -65,6 +66,16 @@ def test_ranked_lists_are_written_and_measured(workplace: Path, command: Command
     assert [path.name for path in Path("results/mteb").rglob("*T2I*")] == ["NAMET2IRetrieval.json"]
 
 
+def test_texts_are_searched_by_texts(workplace: Path, command: Command) -> None:
+    pytest.importorskip("sentence_transformers")
+    save_text_encoder(Path("ENCODER"))
+    save_text_reranker(Path("TEXT_RERANKER"))
+    Path("collection.tsv").write_text("".join(f"{row}\t{text}\n" for row, text in enumerate(TEXTS)), "utf-8")
+    Path("queries.dev.tsv").write_text("q\t红色的船\n", "utf-8")
+    Path("qrels.dev.tsv").write_text("q 0 1 3\nq 0 2 1\n", "utf-8")
+    run_block(command, 3)
+
+
 def test_the_example_prints_our_recall(workplace: Path, command: Command) -> None:
     pytest.importorskip("mteb")
     with redirect_stdout(StringIO()) as printed:
@@ -79,7 +90,11 @@ def test_the_example_prints_our_recall(workplace: Path, command: Command) -> Non
 @pytest.mark.parametrize("page", PAGES)
 def test_models_of_the_page_are_those_of_the_command(page: str) -> None:
     names = {known.name for known in KNOWN}
-    for name in ("OFA-Sys/chinese-clip-vit-base-patch16", "sentence_transformers:google/embeddinggemma-2"):
+    for name in (
+        "OFA-Sys/chinese-clip-vit-base-patch16",
+        "qihoo360/fg-clip2-base",
+        "sentence_transformers:google/embeddinggemma-2",
+    ):
         assert name in names
     listed = [line.split("|")[2].strip().strip("`") for line in read(page).splitlines() if line.count("|") == 5]
     ids = [name for name in listed if "/" in name and " " not in name]

@@ -85,7 +85,7 @@ def rank_passages(
         run, tag = texts.candidates_of(read_run(candidates), asked, collection), candidates.stem
     if label is not None:
         second = CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
-        run = texts.rerank(second, asked, collection, run, depth, out)
+        run = texts.rerank(second, asked, collection, candidates=run, depth=depth, out=out)
         written.append(texts.write_stage(out, name, "ranking", run, f"{tag}+{label}"))
     print_result([str(path) for path in written], as_json, "\n".join(map(str, written)))
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.model_features import save_features
+from tests.helpers.official_states import WORDS, official_model, official_state
 from tests.helpers.sources import save_text_tower
 from tests.helpers.tiny import TEXTS, tiny_images, tiny_model, tiny_processor
 from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
@@ -21,7 +22,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.inference.models.open_model import label_and_source, open_model
+from ccmb.inference.models.open_model import is_r2d2, label_and_source, may_rank, open_model
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
@@ -221,6 +222,34 @@ def test_what_is_no_model_to_compare_is_refused_with_one_line(tmp_path: Path) ->
     with pytest.raises(CcmbError, match="the image processor cannot be loaded") as caught:
         open_model(str(folder))
     assert "\n" not in str(caught.value)
+
+
+# --- official checkpoints
+
+
+def test_an_official_checkpoint_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    torch.save(official_state(), tmp_path / "r2d2.pth")
+    name = f"{tmp_path / 'r2d2.pth'}?tokenizer={tmp_path / 'vocab.txt'}"
+    opened, reference = open_model(name), official_model()
+    assert (opened.name, opened.kind, opened.can_rank, is_r2d2(name), may_rank(name)) == ("r2d2", "R2D2", *[True] * 3)
+    pixels = opened.encode_images([0], tiny_images(1).__getitem__).embed
+    processor = opened.processor  # type: ignore[attr-defined]
+    with torch.no_grad():
+        expected = reference.encode_image(processor.images(tiny_images(1))).embed
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=TINY_ERROR)
+    monkeypatch.setattr("ccmb.inference.models.official_checkpoint.convert_from_official", None)
+    assert open_model(name).fingerprint == open_model(opened.source).fingerprint == opened.fingerprint
+    monkeypatch.undo()
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+    torch.save(official_state(0), tmp_path / "r2d2.pth")
+    assert not open_model(name).can_rank
+    (tmp_path / "r2d2.pth").write_bytes(b"no checkpoint")
+    with pytest.raises(CcmbError, match=r"r2d2\.pth"):
+        open_model(name)
+    with pytest.raises(UsageError, match="unknown option 'vocab'"):
+        open_model(f"{tmp_path / 'r2d2.pth'}?vocab=x")
 
 
 # --- open_clip

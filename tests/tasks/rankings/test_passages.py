@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers as hf
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError
@@ -15,7 +14,7 @@ from ccmb.tasks.rankings.files import read_run
 from ccmb.tasks.rankings.passages import read_texts, rerank, retrieve
 from tests.helpers.exact import TINY_ERROR
 from tests.helpers.runs import Command, command_line
-from tests.helpers.sources import made, save_sentence_encoder, sentencepiece_like
+from tests.helpers.text_models import save_text_encoder, save_text_reranker
 from tests.helpers.tiny import TEXTS
 
 library = pytest.importorskip("sentence_transformers")
@@ -40,31 +39,12 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    """A text encoder that no image goes into, with prompts of both sides."""
-    modules = library.sentence_transformer.modules
-    save_sentence_encoder(tmp_path / "bert")
-    transformer = modules.Transformer(str(tmp_path / "bert"))
-    model = library.SentenceTransformer(
-        modules=[transformer, modules.Pooling(transformer.get_embedding_dimension(), "mean")],
-        prompts={"query": "船", "document": "猫猫"},
-        device="cpu",
-    )
-    model.save_pretrained(str(tmp_path / "encoder"))
-    return tmp_path / "encoder"
+    return save_text_encoder(tmp_path / "encoder")
 
 
 @pytest.fixture
 def ranker(tmp_path: Path) -> Path:
-    tokenizer = sentencepiece_like()
-    config = hf.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
-        num_labels=1, pad_token_id=1,
-    )  # fmt: skip
-    model = made(lambda: hf.BertForSequenceClassification(config))
-    torch.nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(0))
-    model.save_pretrained(tmp_path / "ranker")
-    tokenizer.save_pretrained(tmp_path / "ranker")
-    return tmp_path / "ranker"
+    return save_text_reranker(tmp_path / "ranker")
 
 
 def test_a_search_and_its_reranking_are_the_librarys(

@@ -16,6 +16,7 @@ from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
 from ccmb.inference.models.fg_clip2 import KIND as FG_CLIP2
 from ccmb.inference.models.fg_clip2 import FgClip2Model
+from ccmb.inference.models.official_checkpoint import converted_folder, is_checkpoint
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
@@ -40,9 +41,10 @@ def open_model(
     """Open a model by the name that a user gives.
 
     Args:
-        name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; a folder of
-            stored features; `open_clip:ARCHITECTURE/WEIGHTS`; or `sentence_transformers:NAME`. `A + B` ranks the
-            candidates of A by B, see `open_ranker`. `LABEL=` in front gives it a name of its own.
+        name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; an official
+            checkpoint, `FILE.pth?tokenizer=vocab.txt`; a folder of stored features; `open_clip:ARCHITECTURE/WEIGHTS`;
+            or `sentence_transformers:NAME`. `A + B` ranks the candidates of A by B, see `open_ranker`. `LABEL=` in
+            front gives it a name of its own.
         context_length: longest text in tokens; by default what the model was made for.
         options: how a second stage is computed, if there is one.
         fast: compute with an R2D2's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
@@ -62,6 +64,8 @@ def open_model(
         return _open_two(label, source, context_length, fast)
     if source.startswith(CROSS_ENCODER):
         raise UsageError(f"{source}: ranks pairs and encodes nothing; give it as a second stage: MODEL + {source}")
+    if is_checkpoint(source):
+        source = str(converted_folder(label, source))
     if is_r2d2(source):
         network, processor = _load(source, fast)
         cast(nn.Module, network).to(choose_device("auto"))
@@ -141,6 +145,8 @@ def is_r2d2(source: str) -> bool:
         CcmbError: it is not there; the message names it.
     """
     folder = Path(source)
+    if is_checkpoint(source):
+        return True
     if source.startswith(PREFIXES) or PLUS in source or is_features(folder):
         return False
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -161,6 +167,8 @@ def may_rank(name: str) -> bool:
         return True
     if source.startswith(PREFIXES) or is_features(Path(source)):
         return False
+    if is_checkpoint(source):
+        return True
     try:
         if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run
             source = str(model_folder(source))
@@ -180,6 +188,8 @@ def label_and_source(name: str) -> tuple[str, str]:
     named = equals and not Path(name).exists() and not {*":?"} & {*label}  # a folder may be called lr=0.1
     if not named and PLUS in name:
         return PLUS.join(label_and_source(part.strip())[0] for part in name.split(PLUS)), name
+    if not named and is_checkpoint(name):
+        return Path(name.partition("?")[0]).stem, name
     if not named and name.startswith(PREFIXES):  # a label has no path of this machine in it
         prefix, _, model = name.partition(":")
         where = Path(model.partition("?")[0])

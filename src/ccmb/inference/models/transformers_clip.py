@@ -42,8 +42,8 @@ class TwoTowersModel(OneStage):
     ) -> None:
         self.name, self.kind, self.source = name, model.config.model_type, source or name
         self._model = model.eval()
-        default, most = self.context_lengths(tokenizer)
-        self.context_length: int | None = context_within(name, context_length, default, most)
+        default, longest = self.context_lengths(tokenizer)
+        self.context_length: int | None = context_within(name, context_length, default, longest)
         processing = [image_processor.to_dict(), sorted(tokenizer.get_vocab().items()), self.context_length]
         if self.kind == "chinese_clip":
             tokenizer = straighten_quotes(tokenizer)
