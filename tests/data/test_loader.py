@@ -169,7 +169,9 @@ def test_a_batch_draws_from_the_field_of_its_step(images):
     samples = [Sample(f"{n}.png", ("长", "短"), fields=by_field) for n in range(11)]
     samples.append(Sample("0.png", ("长",), fields=(("长",), ())))
     dataset = TrainingSet(samples, images, 8, Augmentation(), seed=0)
-    batches = training_batches(dataset, BatchPlan(samples, 12, 0), 0, 6, list, field_of=lambda step: step % 2)
+    batches = training_batches(
+        dataset, BatchPlan(samples, 12, 0), 0, 6, list, field_of=lambda step, row=0, turn=0: step % 2
+    )
     for step, batch in enumerate(batches):
         for _, text, index in batch:
             assert text == ("短" if step % 2 and index != 11 else "长")

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity, soft_cross_entropy
+from ccmb.objectives.pre_ranking import (
+    gcpr_loss,
+    multi_positive_targets,
+    positive_mask,
+    similarity,
+    soft_cross_entropy,
+    text_to_text_loss,
+)
 from tests.helpers.exact import PROOFS, assert_same
 
 pytestmark = PROOFS
@@ -84,3 +91,42 @@ def test_spared_columns_count_for_nothing() -> None:
     assert_same(loss, torch.stack(rows).mean())
     chunked = gcpr_loss(image.requires_grad_(), text, temperature, targets, chunk=3, ignore_mask_RB=ignore_mask)
     assert_same(chunked, loss)
+
+
+def plain_text_to_text(text: Tensor, temperature: Tensor, image_ids: list[int], text_ids: list[int]) -> Tensor:
+    """Texts of one image are positives, a row and texts equal to it are neither positives nor negatives."""
+    count, total = len(image_ids), torch.zeros((), dtype=torch.double)
+    for i in range(count):
+        others = [j for j in range(count) if text_ids[j] != text_ids[i]]
+        positives = [j for j in others if image_ids[j] == image_ids[i]]
+        if positives:
+            log_sum = torch.stack([text[i].dot(text[j]) / temperature for j in others]).exp().sum().log()
+            for j in positives:
+                total = total - (text[i].dot(text[j]) / temperature - log_sum) / len(positives) / count
+    return total
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=7),
+    st.integers(0, 1000),
+    st.sampled_from([None, 2]),
+)
+def test_texts_against_texts_equal_the_plain_sum(ids: list[tuple[int, int]], seed: int, chunk: int | None) -> None:
+    image_ids, text_ids = ([pair[side] for pair in ids] for side in (0, 1))
+    generator = torch.Generator().manual_seed(seed)
+    text = F.normalize(torch.randn(len(ids), 5, generator=generator), dim=1).requires_grad_()
+    inputs = [text, torch.tensor(0.2, requires_grad=True)]
+    equal = positive_mask(torch.tensor(text_ids))
+    loss = text_to_text_loss(
+        text, *inputs, positives_RB=positive_mask(torch.tensor(image_ids)), left_out_RB=equal, chunk=chunk
+    )
+    doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    plain = plain_text_to_text(*doubles, image_ids, text_ids)
+    assert_same(loss.double(), plain)
+    if plain.requires_grad:
+        expected = torch.autograd.grad(plain, doubles)
+        for gradient, other in zip(torch.autograd.grad(loss, inputs), expected, strict=True):
+            assert_same(gradient.double(), other)
+    else:
+        assert float(loss) == 0.0

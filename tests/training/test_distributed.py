@@ -39,11 +39,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all, in chunks": {},
     "all, FGR on all pairs": {"fgr": {"negatives": "all"}},
     "FGR on all pairs, in chunks": OFF | {"fgr": {"negatives": "all"}},
+    "GCPR, texts against texts": OFF | {"gcpr": {"text_to_text": 0.5}},
+    "GCPR, texts against texts, in chunks": OFF | {"gcpr": {"text_to_text": 0.5}},
     "LM": LM,
     "LM, in chunks": LM,
 }
 # Of the two processes' three rows each, against all rows at once of one.
-CHUNK = {"all, in chunks": 2, "FGR on all pairs, in chunks": 2, "LM, in chunks": 2}
+CHUNK = {name: 2 for name in SETTINGS if name.endswith(", in chunks")}
 STRATEGIES = ("ddp", "fsdp")
 
 

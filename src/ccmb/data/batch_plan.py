@@ -16,7 +16,13 @@ from ccmb.data.sample import Sample
 
 
 class Plan(Protocol):
-    """Which samples stand in which batch."""
+    """Which samples stand in which batch.
+
+    Attributes:
+        rows: the part of every batch that this process reads.
+    """
+
+    rows: slice
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """Batches of steps start .. stop - 1 as lists of (time, sample index).
@@ -98,7 +104,7 @@ class EachSample:
 
     def __init__(self, count: int, batch: int, times: int) -> None:
         self.keys = [(-1 - time, index) for time in range(times) for index in range(count)]  # times of no training
-        self.batch, self.steps = batch, -(-len(self.keys) // batch)
+        self.batch, self.steps, self.rows = batch, -(-len(self.keys) // batch), slice(None)
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """See `Plan`."""

@@ -22,6 +22,7 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.batch_plan import Plan
 from ccmb.data.images.source import ImageSource, UnreadableImageError
 from ccmb.data.images.transforms import Augmentation, augment, fixed_view, speaks_of_sides, square
+from ccmb.data.languages import weighted_order
 from ccmb.data.sample import Sample
 from ccmb.data.states.images import StoredImages
 
@@ -38,7 +39,7 @@ class FieldPlan:
     joins: tuple[int, ...]
     seed: int
 
-    def __call__(self, step: int) -> int:
+    def __call__(self, step: int, row: int = 0, turn: int = 0) -> int:
         joined = [field for field, join in enumerate(self.joins) if step >= join]
         return random.Random(f"{self.seed}/field/{step}").choice(joined)
 
@@ -57,6 +58,7 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
     Args:
         alike: whether all samples of an image are augmented alike within an epoch. Then a batch that holds the image
             several times needs to store and encode it only once.
+        spread: whether the texts that a sample comes with are of different fields, as of different languages.
         stored: whose keys the items hold in place of pixels; the images are not opened then.
     """
 
@@ -69,11 +71,13 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         seed: int,
         weights: Sequence[float] | None = None,
         alike: bool = False,
+        spread: bool = False,
         stored: StoredImages | None = None,
     ) -> None:
         self.stored = stored
         self.samples, self.images, self.size = samples, images, size
         self.augmentation, self.seed, self.weights, self.alike = augmentation, seed, weights, alike
+        self.spread = spread
         # Texts that speak of left or right. Those of near-duplicates count too: in a batch they are the image's
         # positives and negatives.
         self._sided = {_kin(sample) for sample in samples if any(map(speaks_of_sides, sample.texts))}
@@ -86,7 +90,7 @@ class TrainingSet(Dataset[tuple[np.ndarray | bytes, str, int] | str]):
         epoch, index, field, *turn = key
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        text = choose_text(sample, rng, field, self.weights, *turn)
+        text = choose_text(sample, rng, field, self.weights, *turn, spread=self.spread)
         if self.alike:
             rng = random.Random(f"{self.seed}/{epoch}/{sample.image}")
         view = rng.randrange(self.augmentation.num_views) if self.augmentation.num_views else 0
@@ -126,24 +130,26 @@ def training_batches(
     stop: int,
     collate: Callable[[list[Any]], Any],
     workers: int = 0,
-    field_of: Callable[[int], int] | None = None,
+    field_of: Callable[[int, int, int], int] | None = None,
     texts: int = 1,
 ) -> Iterator[Any]:
     """The collated batches of steps start .. stop - 1; `workers` processes read ahead without changing the order.
 
     Args:
-        field_of: the text field of a step; without it each pair draws from all fields.
+        field_of: the text field of a step, of a row of the whole batch, and of which of its texts; without it each pair
+            draws from all fields.
         texts: how many texts each sample of a batch comes with.
 
     Raises:
         CcmbError: a worker was killed.
     """
+    first_row = plan.rows.start or 0
     loader = DataLoader(
         dataset,
         batch_sampler=(
             [
-                (time, index, field_of(step) if field_of else None, turn)
-                for time, index in batch
+                (time, index, field_of(step, row, turn) if field_of else None, turn)
+                for row, (time, index) in enumerate(batch, start=first_row)
                 for turn in range(texts)
             ]
             for step, batch in zip(range(start, stop), plan.batches(start, stop), strict=True)
@@ -193,6 +199,8 @@ def choose_text(
     field: int | None = None,
     weights: Sequence[float] | None = None,
     turn: int = 0,
+    *,
+    spread: bool = False,
 ) -> str:
     """One of a sample's texts at random.
 
@@ -201,7 +209,12 @@ def choose_text(
 
     Args:
         turn: the turns 0, 1, 2 ... of equal states of `rng` give different texts, as long as there are any.
+        spread: turns also give different fields, as long as there are any.
     """
+    if spread and weights and not (field is not None and sample.fields[field]):
+        available = [weight if texts else 0.0 for texts, weight in zip(sample.fields, weights, strict=True)]
+        if order := weighted_order(rng, available):
+            field, turn = order[turn % len(order)], turn // len(order)
     texts = _choices(sample, rng, field, weights)
     first = rng.choice(range(len(texts)))
     if not turn:

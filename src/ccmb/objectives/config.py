@@ -37,6 +37,12 @@ class PreRanking(Objective):
         description="the towers need not tell attribute-swapped counterparts apart (equal `twin` in pairs.jsonl): "
         "neither GCPR nor TgD counts them as negatives, FGR alone does (our choice)",
     )
+    text_to_text: float = Field(
+        0.0,
+        ge=0,
+        description="weight, beside GCPR's own, of a contrastive loss among texts, in which the texts of one image are "
+        "positives, such as those of two languages; needs data.texts_per_image (our choice)",
+    )
 
 
 class Ranking(Objective):

@@ -43,6 +43,10 @@ class Identities:
         """(R, B) True where the image of a column fits the text of a row."""
         return self._same_image() | among(self.text_ids_BW, self.text_ids_RW[:, 0]).T
 
+    def equal_texts(self) -> Tensor:
+        """(R, B) True where the text of a column equals that of a row, as each row's own does."""
+        return self.text_ids_RW[:, :1] == self.text_ids_BW[None, :, 0]
+
     def _same_image(self) -> Tensor:
         return self.image_ids_R[:, None] == self.image_ids_B[None, :]
 

@@ -102,3 +102,41 @@ def gcpr_loss(
         return sum(losses[1:], losses[0]) * len(targets_RB[rows]) / heads
 
     return torch.stack(in_chunks(summed, len(image_RD), chunk)).sum() / (2 * len(image_RD))
+
+
+def text_to_text_loss(
+    text_RD: Tensor,
+    text_BD: Tensor,
+    temperature: Tensor,
+    *,
+    positives_RB: Tensor,
+    left_out_RB: Tensor,
+    chunk: int | None = None,
+    heads: int = 1,
+) -> Tensor:
+    """A contrastive loss (scalar) of this process's texts against those of the global batch; not the paper's.
+
+    The texts of one image, as in two languages, are positives, and share a row's target evenly. A text without any
+    counts as 0, so that the mean over all rows does not depend on how rows are spread over processes.
+
+    Args:
+        text_RD, text_BD: L2-normalised embeddings, of the global batch gathered with gradient.
+        positives_RB: texts of a row's image, itself among them or not.
+        left_out_RB: columns that are neither, as the row itself and equal texts.
+        chunk, heads: see `gcpr_loss`.
+    """
+    positives_RB = positives_RB & ~left_out_RB
+
+    def summed(rows: slice) -> Tensor:
+        positives, left_out = positives_RB[rows], left_out_RB[rows]
+        has_any_R = positives.any(1)
+        targets = as_default_float(positives) / positives.sum(1, keepdim=True).clamp(min=1)
+        total = text_RD.new_zeros((), dtype=targets.dtype)
+        for queries, columns in zip(of_heads(text_RD[rows], heads), of_heads(text_BD, heads), strict=True):
+            logits = similarity(queries, columns, temperature).masked_fill(left_out, -torch.inf)
+            logits = logits.masked_fill(~has_any_R[:, None], 0.0)  # else a row of nothing has no gradient
+            log_probabilities = F.log_softmax(logits, dim=1).masked_fill(~positives, 0.0)
+            total = total - (targets * log_probabilities).sum()
+        return total / heads
+
+    return torch.stack(in_chunks(summed, len(text_RD), chunk)).sum() / len(text_RD)

@@ -31,7 +31,13 @@ from ccmb.objectives.forward import (
 from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.language_modeling import lm_loss, mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
-from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask, similarity
+from ccmb.objectives.pre_ranking import (
+    gcpr_loss,
+    multi_positive_targets,
+    positive_mask,
+    similarity,
+    text_to_text_loss,
+)
 from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.r2d2.cross_encoder import CrossEncoder
@@ -189,8 +195,8 @@ class PreTraining(nn.Module):
             self.teacher.update(model, rate=1.0)  # its weights stay, and what was measured is copied
 
     def _gcpr(self, step: Step) -> Tensor:
-        """GCPR: the rows' images and texts against those of the global batch."""
-        return gcpr_loss(
+        """GCPR: the rows' images and texts against those of the global batch; and texts against texts, if wanted."""
+        loss = gcpr_loss(
             step.images.embed,
             step.texts.embed,
             self.model.temperature,
@@ -201,6 +207,18 @@ class PreTraining(nn.Module):
             ignore_mask_RB=step.ignore_mask_RB,
             image_targets_RB=multi_positive_targets(step.image_positives_RB),
             image_ignore_mask_RB=step.image_ignore_mask_RB,
+            heads=self.model.config.projection_heads,
+        )
+        weight, known = self.objectives.gcpr.text_to_text, step.known
+        if not weight:
+            return loss
+        return loss + weight * text_to_text_loss(
+            step.texts.embed,
+            step.all_text_BD,
+            self.model.temperature,
+            positives_RB=positive_mask(known.image_ids_R, known.image_ids_B),
+            left_out_RB=known.equal_texts(),
+            chunk=self.chunk,
             heads=self.model.config.projection_heads,
         )
 

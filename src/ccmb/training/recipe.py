@@ -20,7 +20,9 @@ from ccmb.core.choices import Strategy
 from ccmb.core.config.base import ConfigBase
 from ccmb.core.config.recipe_files import RECIPES, check_recipe, find_recipe, load_recipe, save_recipe
 from ccmb.core.config.retired_keys import Retired, renamed_here
+from ccmb.core.errors import UsageError
 from ccmb.data.images.transforms import Augmentation
+from ccmb.data.languages import all_fields, parse_languages, tag_of
 from ccmb.training.model_recipe import ModelRecipe
 
 __all__ = [
@@ -40,6 +42,20 @@ __all__ = [
 
 def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _languages(value: Any) -> Any:
+    """`zh,en` or [zh, en] mean languages with their usual fields; tags are written as BCP 47 writes them."""
+    try:
+        if isinstance(value, str):
+            value = parse_languages(value)
+        if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+            value = parse_languages(",".join(value))
+        if isinstance(value, dict):
+            return {tag_of(str(tag)): _one_or_several(fields) for tag, fields in value.items()}
+    except UsageError as error:
+        raise PydanticCustomError("languages", "{error}", {"error": str(error)}) from None
+    return value
 
 
 class MiningRecipe(ConfigBase):
@@ -78,13 +94,30 @@ class DataRecipe(ConfigBase):
     )
     shuffle_buffer: int = Field(1000, gt=0, description="of shards: samples that each stream holds to draw from")
     samples_per_epoch: int | None = Field(None, gt=0, description="of shards: end an epoch after so many samples")
-    pairs: str = Field("pairs.jsonl", description="the JSON-lines file in the folder")
+    pairs: str = Field(
+        "pairs.jsonl",
+        description="the JSON-lines file in the folder; of several, a.jsonl+b.jsonl, lines are joined by image",
+    )
     images: str = Field(
         "images.tar",
         description="the tar or sub-folder of images in the folder; of a set, where it is there, instead of the "
         "published place",
     )
     fields: list[str] = Field(["texts"], min_length=1, description="text fields that are trained on together")
+    languages: Annotated[dict[str, list[str]] | None, BeforeValidator(_languages)] = Field(
+        None,
+        description="of a folder: text fields by language (BCP 47), in the place of data.fields, such as "
+        "{zh: [captions, mt_baidu], en: [en]}; or zh,en for fields of these names, or for texts that say so",
+    )
+    language_temperature: float = Field(
+        1.0,
+        ge=1,
+        description="how evenly languages are drawn: by their number of texts to the power of 1 / temperature; 1 draws "
+        "each text as often",
+    )
+    balance_languages: bool = Field(
+        False, description="a batch holds as many texts of each language, as far as its images have them"
+    )
     field_starts: list[float] | None = Field(
         None,
         description="share of the training after which each of the fields joins; the texts of a batch are then all of "
@@ -126,7 +159,7 @@ class DataRecipe(ConfigBase):
     @field_validator("field_weights")
     @classmethod
     def _one_weight_for_each_field(cls, weights: list[float] | None, info: ValidationInfo) -> list[float] | None:
-        count = len(info.data.get("fields", ()))
+        count = len(info.data.get("languages") or info.data.get("fields", ()))
         if weights is not None and (len(weights) != count or min(weights) < 0 or not any(weights)):
             raise ValueError(f"needs one weight for each of the {count} fields, none below 0 and one above")
         if weights is not None and info.data.get("field_starts") is not None:
@@ -136,10 +169,29 @@ class DataRecipe(ConfigBase):
     @field_validator("field_starts")
     @classmethod
     def _one_start_for_each_field(cls, starts: list[float] | None, info: ValidationInfo) -> list[float] | None:
-        count = len(info.data.get("fields", ()))
+        count = len(info.data.get("languages") or info.data.get("fields", ()))
         if starts is not None and (len(starts) != count or min(starts) != 0 or max(starts) > 1):
             raise ValueError(f"needs one share in [0, 1] for each of the {count} fields, at least one of them 0")
         return starts
+
+    @model_validator(mode="after")
+    def _languages_or_fields(self) -> Self:
+        if self.languages is None:
+            return self
+        if "fields" in self.model_fields_set and self.fields != ["texts"]:
+            raise ValueError("give either data.languages or data.fields")
+        if self.balance_languages and (self.field_starts or self.field_weights or self.language_temperature != 1):
+            raise ValueError(
+                "data.balance_languages goes without data.language_temperature, data.field_weights, data.field_starts"
+            )
+        if self.field_weights is not None and self.language_temperature != 1:
+            raise ValueError("give either data.language_temperature or data.field_weights")
+        return self
+
+    @property
+    def text_fields(self) -> list[str]:
+        """The fields that texts are read from."""
+        return self.fields if self.languages is None else all_fields(self.languages)
 
     @property
     def name(self) -> str:

@@ -64,7 +64,7 @@ def open_fields(recipe: DataRecipe, split: str, fields: Sequence[str] | None, da
     """The held-out split of the recipe's data, or other data, once for each text field.
 
     Args:
-        fields: by default those that are trained on; published sets have texts of their own.
+        fields: by default those that are trained on, or their languages; published sets have texts of their own.
         data: `NAME=pairs.jsonl` or `NAME=FOLDER` instead of the recipe's data.
 
     Raises:
@@ -77,10 +77,12 @@ def open_fields(recipe: DataRecipe, split: str, fields: Sequence[str] | None, da
     published = recipe.dataset is not None if path is None else path.is_dir() and not is_shards(path)
     if published and fields:
         raise UsageError("--text-field is of own pairs, and does nothing with published sets; leave it out")
-    wanted = ["texts"] if published else list(dict.fromkeys(fields or recipe.fields))
+    languages = {} if data or fields or published else recipe.languages or {}
+    wanted = ["texts"] if published else list(dict.fromkeys(fields or languages or recipe.fields))
     opened = []
     for name in wanted:
-        one = open_set(data, split, [name]) if data else open_held_out(recipe, split, [name])
+        named = languages.get(name, [name])
+        one = open_set(data, split, named) if data else open_held_out(recipe, split, named)
         samples, unreadable = readable_samples(one.samples, one.images)
         opened.append(HeldOut(name, replace(one, samples=samples), unreadable))
     return opened

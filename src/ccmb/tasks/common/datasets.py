@@ -21,8 +21,9 @@ from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.images.source import ImageSource, UnreadableImageError
+from ccmb.data.languages import by_language
 from ccmb.data.other_forms import refuse_other_forms
-from ccmb.data.pairs import images_beside, read_pairs
+from ccmb.data.pairs import files_of, images_beside, read_pairs
 from ccmb.data.sample import Sample
 from ccmb.data.shards.shard_set import is_shards, open_shard_set
 from ccmb.datasets import CARDS, Dataset, open_dataset
@@ -111,15 +112,15 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
         return of_shards.samples, of_shards.images
     folder = data_folder(str(data.folder))
     if data.dataset is None:
-        if not (folder / data.pairs).exists():
+        if not files_of(folder / data.pairs)[0].exists():
             refuse_other_forms(folder)
-        samples = read_pairs(folder / data.pairs, data.split, data.fields)
-        return samples, ImageSource.open(folder / data.images)
+        return _own_samples(data, folder, data.split), ImageSource.open(folder / data.images)
     dataset = _open_published(data, folder, data.split)
     _check_family(dataset, folder, family)
     if dataset.skipped.findings and world().is_main:
         _LOG.warning(findings_text(dataset.skipped.findings.values()), extra=BARE)
-    return _with_fields(dataset, data.fields), dataset.images
+    samples = _with_fields(dataset, data.text_fields)
+    return samples if data.languages is None else by_language(samples, data.languages), dataset.images
 
 
 def open_held_out(
@@ -138,8 +139,15 @@ def open_held_out(
     folder = data_folder(str(data.folder))
     if data.dataset is not None:
         return _published(_open_published(data, folder, split), folder, family)
-    samples = read_pairs(folder / data.pairs, split, fields or data.fields)
+    samples = _own_samples(data, folder, split, fields)
     return RetrievalSet(data.name, split, samples, None, ImageSource.open(folder / data.images))
+
+
+def _own_samples(data: DataRecipe, folder: Path, split: str, fields: Sequence[str] | None = None) -> list[Sample]:
+    """Own pairs with their texts by field, or by language where the recipe names languages."""
+    lenient = data.languages is not None
+    samples = read_pairs(folder / data.pairs, split, fields or data.text_fields, lenient=lenient)
+    return samples if fields is not None or data.languages is None else by_language(samples, data.languages)
 
 
 def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:

@@ -75,7 +75,7 @@ def _check_pairs(recipe: PretrainRecipe) -> tuple[list[CheckResult], list[Line]]
     """Checks of the pairs and images, and the lines of the trained split."""
     data, batch = recipe.data, recipe.training.batch_size
     try:
-        if data.dataset or data.shards or _task_of(recipe) == "matching":
+        if data.dataset or data.shards or data.languages or _task_of(recipe) == "matching":
             samples, images = _open_training(recipe)
             all_lines = [
                 Line(row, sample.image, sample.split, sample.texts, 0) for row, sample in enumerate(samples, start=1)

@@ -14,6 +14,7 @@ from ccmb.core.files import atomic_write
 from ccmb.core.text.files import split_lines
 from ccmb.data.batch_plan import BatchPlan, EachSample, MinedPlan, Plan
 from ccmb.data.images.source import ImageSource
+from ccmb.data.languages import LanguagePlan, language_weights
 from ccmb.data.loader import FieldPlan, TrainingSet, training_batches
 from ccmb.data.sample import Sample
 from ccmb.data.shards.stream import stream_batches
@@ -101,7 +102,7 @@ class PairReader:
         start: int,
         stop: int,
         *,
-        field_of: FieldPlan | None = None,
+        field_of: FieldPlan | LanguagePlan | None = None,
         texts: int = 1,
     ) -> Loaded:
         return training_batches(
@@ -122,10 +123,17 @@ class PairReader:
             size=processor.image_size,
             augmentation=self.data.augmentation,
             seed=self.training.seed,
-            weights=self.data.field_weights,
+            weights=self._weights(),
             alike=self.data.texts_per_image > 1,
+            spread=self.data.languages is not None,
             stored=None if self.stored is None else self.stored.images,
         )
+
+    def _weights(self) -> list[float] | None:
+        data = self.data
+        if data.languages is None or data.field_weights is not None:
+            return data.field_weights
+        return language_weights(self.samples, data.language_temperature)
 
     def _collate(self, processor: R2D2Processor) -> Collate:
         collate = Collate(processor, self.samples)
@@ -164,7 +172,9 @@ def open_shards(
     return load, samples, begin
 
 
-def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | None:
+def _field_plan(data: DataRecipe, training: TrainingRecipe) -> FieldPlan | LanguagePlan | None:
+    if data.languages is not None and data.balance_languages:
+        return LanguagePlan(len(data.languages), training.seed)
     starts, steps = data.field_starts, training.steps
     return None if starts is None else FieldPlan(tuple(round(share * steps) for share in starts), training.seed)
 

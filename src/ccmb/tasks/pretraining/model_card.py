@@ -124,8 +124,9 @@ def _training(model: R2D2Model, recipe: PretrainRecipe, run: Path) -> dict[str, 
     lines = [line for _, line in read_json_lines(run / "metrics.jsonl")]
     last = lines[-1] if lines else {}
     losses = {OBJECTIVE_NAMES[name]: last[name] for name in objectives.on() if name in last}
+    texts = ", ".join(recipe.data.languages or recipe.data.fields)
     return {
-        "data": f"{recipe.data.name}, split {recipe.data.split}, texts {', '.join(recipe.data.fields)}",
+        "data": f"{recipe.data.name}, split {recipe.data.split}, texts {texts}",
         "started from": _origin(recipe.model, model.config.sources),
         "steps x batch": f"{training.steps:,} x {training.batch_size}",
         "objectives": ", ".join(OBJECTIVE_NAMES[name] for name in objectives.on()),

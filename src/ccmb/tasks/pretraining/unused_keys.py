@@ -73,7 +73,7 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
         )
         yield Unused((*objectives, "objectives.ema_decay"), f"the task {task} has a loss of its own", ("task",))
     if task == "matching":
-        fields = "data.fields", "data.field_starts", "data.field_weights", "validation.fields"
+        fields = "data.fields", "data.languages", "data.field_starts", "data.field_weights", "validation.fields"
         yield Unused(fields, "a labelled pair has one text", ("task",))
     if task == "generation":
         of_towers = "optimizer.image_lr", "optimizer.text_lr", "optimizer.layer_decay"
@@ -102,7 +102,9 @@ def unused_in_finetuning(recipe: Tunes) -> Iterator[Unused]:
 
 def _of_data(data: DataRecipe) -> Iterator[Unused]:
     if data.shards:
-        keys = tuple(f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start", "mining"))
+        keys = tuple(
+            f"data.{key}" for key in ("dataset", "pairs", "images", "split", "group_start", "mining", "languages")
+        )
         yield Unused((*keys, "data.texts_per_image"), "of a folder, and data.shards is given", ("data.shards",))
         yield Unused(
             ("data.augmentation.num_views", *STATES), "of a folder, and data.shards is given", ("data.shards",)
@@ -110,6 +112,9 @@ def _of_data(data: DataRecipe) -> Iterator[Unused]:
     else:
         keys = tuple(f"data.{key}" for key in ("streams", "shuffle_buffer", "samples_per_epoch"))
         yield Unused(keys, "of shards, and data.folder is given", ("data.folder",))
+    if data.languages is None:
+        keys = "data.language_temperature", "data.balance_languages"
+        yield Unused(keys, "no data.languages are given", ("data.languages",))
     if data.mining is not None:
         yield Unused(("data.group_start",), "data.mining fills the batches", ("data.mining",))
     if data.dataset is not None:
