@@ -160,3 +160,20 @@ def test_training_data_have_a_field_for_each_language(tmp_path: Path) -> None:
     )  # fmt: skip
     samples, _ = open_training(data)
     assert [sample.fields for sample in samples] == [(("图0", "画0"), ()), (("图1", "画1"), ("one",))]
+
+
+def test_few_images_are_among_more(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    names = [f"{row}.png" for row in range(12)]
+    for name, image in zip(names, tiny_images(12), strict=True):
+        image.save(tmp_path / "images" / name)
+    write(tmp_path / "pairs.jsonl", *({"image": name, "texts": ["猫"]} for name in names))
+    chosen = []
+    for count in (2, 5, 12, 99):
+        data = DataRecipe.model_validate({"folder": str(tmp_path), "images": "images", "max_images": count})
+        samples, _ = open_training(data)
+        chosen.append([sample.image for sample in samples])
+        assert len(samples) == min(count, 12)
+        assert chosen[-1] == [name for name in names if name in chosen[-1]]
+    assert set(chosen[0]) < set(chosen[1]) < set(chosen[2])
+    assert chosen[1] != names[:5]

@@ -26,8 +26,14 @@ READERS = {
     "ecommerce-t2i": "train",
     "imagenet": "val",
     "flickr8k-cn": "train",
+    "xm3600": "test",
+    "xtd10": "test",
+    "flickr30k-200": "test",
+    "xflickrco": "test",
+    "multi30k": "val",
+    "wit": "test",
 }
-DATA = (".json", ".jsonl", ".txt", ".tsv")
+DATA = (".json", ".jsonl", ".txt", ".tsv", ".gz", ".fr")
 ODD_BYTES = [b"\x00", b"\n", b"\r", b"\t", b"#", b"\xff", b"\xef\xbb\xbf", b'"', b"{", b"[", b"{}", b"../", b"="]
 ODD_BYTES += [b"\\ud83d", b"\xed\xa0\xbd", b"\xe2\x80\xa8"]
 ODD_VALUES = [None, True, -1, 1.5, 10**40, "", " ", "\x00", "\ud83d", "../x", "#", "a\nb", "y" * 999]

@@ -1,5 +1,6 @@
 """The downstream data sets, read in their published layouts, with the odd cases that published files have."""
 
+import gzip
 import json
 import pickle
 import subprocess
@@ -38,6 +39,13 @@ SPLITS = {
     "ecommerce-t2i": {"train": (2, 2), "val": (2, 2), "test": (0, 1)},
     "imagenet": {"train": (4, 0), "val": (4, 0)},
     "flickr8k-cn": {"train": (1, 2), "val": (1, 1)},
+    "xm3600": {"test": (2, 4)},
+    "xtd10": {"test": (2, 2)},
+    "xtd200": {"test": (2, 2)},
+    "flickr30k-200": {"test": (2, 2)},
+    "xflickrco": {"test": (2, 2)},
+    "multi30k": {"train": (2, 2), "val": (1, 1), "test_2016_flickr": (1, 1)},
+    "wit": {"val": (2, 2), "test": (2, 2)},
 }
 
 
@@ -63,10 +71,11 @@ def test_every_split_is_read_with_images_that_open(name, tmp_path):
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_folder_without_the_files_says_what_is_needed(name, tmp_path):
+    split = next(iter(SPLITS[name]))
     with pytest.raises(CcmbError, match=r"no .*; .* needs: "):
-        open_dataset(name, tmp_path, "train")
+        open_dataset(name, tmp_path, split)
     with pytest.raises(CcmbError, match=r"none: no such folder"):
-        open_dataset(name, tmp_path / "none", "train")
+        open_dataset(name, tmp_path / "none", split)
 
 
 def test_unknown_names_splits_and_images_are_named(tmp_path):
@@ -81,6 +90,56 @@ def test_unknown_names_splits_and_images_are_named(tmp_path):
 def test_the_package_needs_no_torch():
     code = "import sys, ccmb.datasets, ccmb.datasets.verify; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+FIELDS = {
+    "xm3600": ("zh", "en", "fil"),
+    "xtd10": ("zh", "ja"),
+    "xtd200": ("en", "fra-Latn", "zho-Hans"),
+    "xflickrco": ("zh", "de", "zh>en"),
+    "wit": ("en", "ja"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_languages_are_fields_and_the_queries_are_of_the_first(name, tmp_path):
+    dataset = open_dataset(name, WRITERS[name](tmp_path), "test")
+    assert dataset.fields == FIELDS[name]
+    first = [text for sample in dataset.samples for text in sample.fields[0]]
+    assert [query.text for query in dataset.queries] == first
+    assert all(sample.texts == sum(sample.fields, ()) for sample in dataset.samples)
+
+
+def test_multi30k_has_translations_and_five_descriptions_of_its_own(tmp_path):
+    dataset = open_dataset("multi30k", WRITERS["multi30k"](tmp_path), "test_2016_flickr")
+    assert dataset.fields == ("en", "de", "de_5", "fr")
+    assert dataset.samples[0].fields == (("en 74",), ("de 74",), tuple(f"eigen {n}" for n in range(1, 6)), ("fr 74",))
+
+
+def test_files_beside_each_other_must_be_as_long(tmp_path):
+    folder = WRITERS["xtd10"](tmp_path)
+    put(folder / "test_1kcaptions_zh.txt", "猫\n".encode())
+    with pytest.raises(CcmbError, match=r"zh.txt: 1 lines beside 2 of .*names.txt; download both again"):
+        open_dataset("xtd10", folder, "test")
+    folder = WRITERS["multi30k"](tmp_path / "multi30k")
+    put(folder / "data/task1/raw/val.de.gz", gzip.compress(b"x\n")[:-6])
+    with pytest.raises(CcmbError, match=r"val.de.gz"):
+        open_dataset("multi30k", folder, "val")
+
+
+def test_faulty_captions_of_many_languages_are_counted(tmp_path):
+    folder = WRITERS["xm3600"](tmp_path)
+    rows = [
+        {"image/key": "0061", "zh": {"caption": ["好", "", 3]}, "en": {"caption": "one"}, "x": {"caption": ["?"]}},
+        {"zh": {"caption": ["没有图"]}},
+        {"image/key": "0099", "zh": {"caption": ["图不在", "也不在"]}},
+    ]
+    put(folder / "captions.jsonl", lines(*rows) + b"[1]\n")
+    dataset = open_dataset("xm3600", folder, "test")
+    assert [(sample.image, sample.texts) for sample in dataset.samples] == [("0061.jpg", ("好",))]
+    assert {kind.what: dataset.skipped.count(kind) for kind in (NO_IMAGE, EMPTY_TEXT, BAD_LINE)} == {
+        "missing pictures": 1, "empty texts": 1, "unreadable lines": 5,
+    }  # fmt: skip
 
 
 def test_matching_gives_labelled_pairs(tmp_path):

@@ -130,7 +130,8 @@ def test_one_split_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 @pytest.mark.parametrize("name", CARDS)
 def test_sets_are_converted_to_shards(name, tmp_path, command):
     folder, out = WRITERS[name](tmp_path / "in"), tmp_path / "out"
-    done = command("data", "convert", f"{name}:{folder}", out, "--split", "train", "--samples-per-shard", 2, "--json")
+    split = CARDS[name].splits[0].name
+    done = command("data", "convert", f"{name}:{folder}", out, "--split", split, "--samples-per-shard", 2, "--json")
     assert done.code == 0, done
     assert command("data", "verify", out).code == 0
     read = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -161,6 +162,82 @@ def write_flickr8k(folder: Path) -> Path:
     return folder
 
 
+def write_xm3600(folder: Path) -> Path:
+    """XM3600: an object of captions for each language, of which one has two."""
+    captions = [
+        {"image/key": f"00{n}", "image/locale": "zh", "zh": {"caption": [f"第{n}张", f"图{n}"]},
+         "en": {"caption": [f"number {n}"], "caption/tokenized": [f"number {n}"]}, "fil": {"caption": [f"bilang {n}"]}}
+        for n in (61, 62)
+    ]  # fmt: skip
+    put(folder / "captions.jsonl", lines(*captions))
+    for n in (61, 62):
+        put(folder / "images" / f"00{n}.jpg", jpeg(n))
+    return folder
+
+
+def write_line_files(folder: Path, names: str, files: dict[str, tuple[str, str]]) -> Path:
+    """XTD10, XTD200 and Flickr30k-200: names of images, and texts beside them, line by line."""
+    images = [f"COCO_train2014_0000000000{n}.jpg" for n in (63, 64)]
+    put(folder / names, "".join(f"{name}\n" for name in images).encode())
+    for path, texts in files.items():
+        put(folder / path, "".join(f"{text}\n" for text in texts).encode())
+    for name, n in zip(images, (63, 64), strict=True):
+        put(folder / "images" / name, jpeg(n))
+    return folder
+
+
+def write_xtd10(folder: Path) -> Path:
+    files = {"test_1kcaptions_zh.txt": ("猫", "狗"), "test_1kcaptions_jp.txt": ("ネコ", "イヌ")}
+    return write_line_files(folder, "test_image_names.txt", files)
+
+
+def write_flores(folder: Path) -> Path:
+    files = {"zho_Hans.txt": ("猫", "狗"), "eng_captions.txt": ("cat", "dog"), "fra_Latn.txt": ("chat", "chien")}
+    return write_line_files(folder, "image_names.txt", files)
+
+
+def write_xflickrco(folder: Path) -> Path:
+    """xFlickr&CO: photographs of Flickr30k and of MS-COCO, and Chinese translated into English."""
+    named = (("1007129816.jpg", 65), ("COCO_val2014_000000000066.jpg", 66))
+    for language, file, words in (("zh", "test", "图"), ("de", "test", "Bild"), ("zh", "test_gmt", "picture")):
+        rows = [{"sentences": [f"{words} {n}"], "id": n, "img_path": name} for name, n in named]
+        put(folder / "annotations" / language / f"{file}.jsonl", lines(*rows))
+    for name, n in named:
+        put(folder / "images" / name, jpeg(n))
+    return folder
+
+
+def write_multi30k(folder: Path) -> Path:
+    """Multi30k: translations, packed or not, and five independent descriptions of the split test_2016 alone."""
+    for split, ids in (("train", (71, 72)), ("val", (73,)), ("test_2016_flickr", (74,))):
+        put(folder / f"data/task1/image_splits/{split}.txt", "".join(f"10000000{n}.jpg\n" for n in ids).encode())
+        for language in ("en", "de"):
+            text = "".join(f"{language} {n}\n" for n in ids).encode()
+            put(folder / f"data/task1/raw/{split}.{language}.gz", gzip.compress(text, mtime=0))
+        put(folder / f"data/task1/raw/{split}.fr", "".join(f"fr {n}\n" for n in ids).encode())
+        for n in ids:
+            put(folder / "images" / f"10000000{n}.jpg", jpeg(n))
+    put(folder / "data/task2/image_splits/test_2016_images.txt", b"1000000074.jpg#7\n")
+    for number in range(1, 6):
+        put(folder / f"data/task2/raw/test_2016.{number}.de", f"eigen {number}\n".encode())
+    return folder
+
+
+def write_wit(folder: Path) -> Path:
+    """WIT: images by their number in it, or by their URLs."""
+    for split, first in (("val", 81), ("test", 83)):
+        for language in ("en", "ja"):
+            base = {"caption_reference_description": f"Luis ({language})", "page_url": "https://x/y"}
+            rows = [
+                base | {"language": language, "image_url": f"https://x/a/{first}.jpg", "wit_ix": f"wit-{first}"},
+                base | {"language": language, "image_url": f"http://x/b/%E5%9B%BE%20{first + 1}.jpg?w=3"},
+            ]
+            put(folder / f"{split}_{language}.jsonl", lines(*rows))
+        put(folder / "images" / f"wit-{first}.jpg", jpeg(first))
+        put(folder / "images" / f"图 {first + 1}.jpg", jpeg(first + 1))
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "flickr30k-cn": write_flickr_cn,
     "coco-cn": write_coco_cn,
@@ -174,4 +251,11 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "ecommerce-t2i": write_ecommerce,
     "imagenet": write_imagenet,
     "flickr8k-cn": write_flickr8k,
+    "xm3600": write_xm3600,
+    "xtd10": write_xtd10,
+    "xtd200": write_flores,
+    "flickr30k-200": write_flores,
+    "xflickrco": write_xflickrco,
+    "multi30k": write_multi30k,
+    "wit": write_wit,
 }

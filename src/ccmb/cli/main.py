@@ -13,7 +13,7 @@ from ccmb.cli.caption import caption
 from ccmb.cli.convert import calibrate, convert
 from ccmb.cli.corpus.build import corpus_app
 from ccmb.cli.data import data_app
-from ccmb.cli.evaluate import evaluate
+from ccmb.cli.evaluate import evaluate, transfer
 from ccmb.cli.export import export
 from ccmb.cli.finetune import finetune, mix
 from ccmb.cli.generate import generate
@@ -64,6 +64,7 @@ app.command()(caption)
 app.command()(export)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(transfer)
 app.command()(benchmark)
 app.command()(leaderboard)
 app.command()(rank)

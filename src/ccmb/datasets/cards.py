@@ -5,63 +5,12 @@ None stands for unknown values. Facts that rest on memory or inference are liste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
 from ccmb.core.errors import UsageError, did_you_mean
+from ccmb.datasets.card import RECALL, SHARES_PHOTOS, Card, CardSplit, EnZh, Family, Making
+from ccmb.datasets.multilingual_cards import MULTILINGUAL
 
-Family = Literal["retrieval", "matching", "captioning", "generation", "classification"]
-Making = Literal["written", "translated", "machine", "search queries", "several"]
+__all__ = ["CARDS", "Card", "CardSplit", "EnZh", "Family", "Making", "find_card"]
 
-
-class EnZh(NamedTuple):
-    """The same text in English and in Chinese."""
-
-    en: str
-    zh: str
-
-
-class CardSplit(NamedTuple):
-    """A published split, with its counts if they are known."""
-
-    name: str
-    images: int | None = None
-    texts: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """The known facts about a data set.
-
-    Attributes:
-        name: the name on the command line.
-        families: task families, the main one first.
-        total: size over all splits.
-        made: how its texts were made.
-        metric: the main metric.
-        source: who publishes it.
-        download: what to download by hand.
-        files: alternatives of what is read, relative to the folder; {split} stands for the split.
-        notes: further facts for users.
-        unverified: which of these facts rest on memory, inference or our own choice.
-    """
-
-    name: str
-    title: str
-    families: tuple[Family, ...]
-    splits: tuple[CardSplit, ...]
-    metric: EnZh
-    files: tuple[str, ...]
-    download: EnZh
-    total: EnZh | None = None
-    made: Making | None = None
-    licence: EnZh | None = None
-    source: str | None = None
-    notes: tuple[EnZh, ...] = ()
-    unverified: tuple[EnZh, ...] = ()
-
-
-_RECALL = EnZh("mean of R@1, R@5, R@10 both ways", "双向 R@1、R@5、R@10 的均值")
 _AUC = EnZh("AUC", "AUC")
 _TRAIN_VAL = (CardSplit("train"), CardSplit("val"))
 _THREE = (CardSplit("train"), CardSplit("val"), CardSplit("test"))
@@ -93,7 +42,7 @@ def _zero(
     notes: tuple[EnZh, ...] = (),
 ) -> Card:
     """One of the four sets of the paper that share a pack."""
-    metric = _AUC if family == "matching" else _RECALL
+    metric = _AUC if family == "matching" else RECALL
     files = (f"{{split}}/{stem}_{{split}}.json + IQR_IQM_ICR_ICM_images/",)
     return Card(
         name,
@@ -111,14 +60,6 @@ def _zero(
     )
 
 
-_SHARES_PHOTOS = EnZh(
-    "Flickr30k contains Flickr8k, with other splits: 276 of the 1,000 test images of Flickr30k-CN are Flickr8k "
-    "photographs, 214 of them in the train split of Flickr8k-CN. `ccmb data verify NAME FOLDER --against OTHER=FOLDER` "
-    "counts them, and results of a model that was trained on them are marked",
-    "Flickr30k 包含 Flickr8k，但划分不同：Flickr30k-CN 的 1,000 张测试图中有 276 张是 Flickr8k 的照片，其中 214 张在 "
-    "Flickr8k-CN 的训练集里。`ccmb data verify NAME FOLDER --against OTHER=FOLDER` 会统计数量，"
-    "用过这些照片训练的模型，其结果会加上标记",
-)
 _NO_TEST = EnZh("no test split is published: the official code tests on val", "未发布测试集：官方代码在 val 上测试")
 _PAIRS = EnZh("400,000 pairs, half of them matching", "40 万对，匹配与不匹配各半")
 _MISSING_IMAGE = EnZh(
@@ -132,12 +73,12 @@ _ALL = (
         "Flickr30k-CN",
         families=("retrieval",),
         splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000)),
-        metric=_RECALL,
+        metric=RECALL,
         files=_CAPTION_FILES,
         download=_FLICKR_IMAGES,
         made="several",
         source="github.com/li-xirong/cross-lingual-cap",
-        notes=(_SHARES_PHOTOS,),
+        notes=(SHARES_PHOTOS,),
         unverified=(
             EnZh(
                 "texts of train and val are machine translation, those of test human translation",
@@ -150,7 +91,7 @@ _ALL = (
         "COCO-CN",
         families=("retrieval",),
         splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 1053)),
-        metric=_RECALL,
+        metric=RECALL,
         files=_CAPTION_FILES,
         download=EnZh(
             "the caption files and split lists, and the images of MS-COCO", "描述文件和划分列表，以及 MS-COCO 的图片"
@@ -172,7 +113,7 @@ _ALL = (
         "AIC-ICC",
         families=("retrieval", "captioning"),
         splits=_THREE,
-        metric=_RECALL,
+        metric=RECALL,
         files=("caption_{split}_annotations_*.json + caption_{split}_images_*/",),
         download=EnZh("annotations and images of each split", "各划分的标注和图片"),
         unverified=(
@@ -206,13 +147,13 @@ _ALL = (
         "Flickr30k-CNA",
         families=("retrieval",),
         splits=(CardSplit("train"), CardSplit("val"), CardSplit("test", 1000, 5000)),
-        metric=_RECALL,
+        metric=RECALL,
         files=("{split}/flickr30k_cna_{split}.txt + flickr30k-images/",),
         download=_FLICKR_IMAGES,
         total=EnZh("all of Flickr30k", "Flickr30k 全部"),
         made="translated",
         source=_ZERO,
-        notes=(_SHARES_PHOTOS,),
+        notes=(SHARES_PHOTOS,),
         unverified=(EnZh("31,783 images with 5 texts each over all splits", "全部划分共 31,783 张图片，每张 5 句"),),
     ),
     _zero(
@@ -276,7 +217,7 @@ _ALL = (
             CardSplit("extra", 91),
             CardSplit("test", 1000),
         ),
-        metric=_RECALL,
+        metric=RECALL,
         files=("captions.jsonl + images.tar", "pairs.jsonl + images/"),
         download=EnZh("captions and images in one folder", "描述和图片，放在同一文件夹"),
         total=EnZh("8,091 images; not one of the paper's twelve", "8,091 张图片；不在论文的十二个之列"),
@@ -288,12 +229,12 @@ _ALL = (
                 "machine translations (mt_baidu) are a field of their own, not among the queries",
                 "机器翻译（mt_baidu）为单独字段，不计入查询",
             ),
-            _SHARES_PHOTOS,
+            SHARES_PHOTOS,
         ),
     ),
 )
 
-CARDS: dict[str, Card] = {card.name: card for card in _ALL}
+CARDS: dict[str, Card] = {card.name: card for card in (*_ALL, *MULTILINGUAL)}
 
 
 def find_card(name: str) -> Card:

@@ -16,6 +16,7 @@ from ccmb.datasets.formats.flickr30k_coco import read_captions
 from ccmb.datasets.formats.icm_iqm_icr_iqr import read_matching, read_pairs_of_zero
 from ccmb.datasets.formats.imagenet import read_class_folders
 from ccmb.datasets.formats.muge import is_packed, read_queries
+from ccmb.datasets.formats.multilingual import READ, read_languages
 from ccmb.datasets.locate import MissingFile, known_split
 
 Reader = Callable[[Card, Path, str, Path | None], Dataset]
@@ -66,4 +67,5 @@ _READERS: dict[str, Reader] = {
     "ecommerce-t2i": read_ecommerce,
     "imagenet": read_class_folders,
     "flickr8k-cn": read_custom_form,
+    **dict.fromkeys(READ, read_languages),
 }

@@ -76,8 +76,8 @@ def photos_words(splits: Names) -> str:
     photos = [photo for names in splits.values() for photo in photos_of(names).values()]
     clauses = []
     for archive, title, others in (
-        ("flickr", "Flickr", "Flickr8k(-CN), Flickr30k(-CN, -CNA)"),
-        ("coco", "MS-COCO", "COCO-CN and other sets"),
+        ("flickr", "Flickr", "Flickr8k(-CN), Flickr30k(-CN, -CNA, -200), Multi30k, xFlickr&CO"),
+        ("coco", "MS-COCO", "COCO-CN, XTD10, xFlickr&CO and other sets"),
     ):
         if count := sum(photo_archive == archive for photo_archive, _ in photos):
             clauses.append(f"{count:,} images are photographs of {title} by their names, which {others} have too")

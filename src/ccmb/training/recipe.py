@@ -127,6 +127,11 @@ class DataRecipe(ConfigBase):
         None, description="how often each of the fields is drawn from; without it each text is as likely"
     )
     split: str = Field("train", description="of a folder")
+    max_images: int | None = Field(
+        None,
+        gt=0,
+        description="of a folder: train on so many of its images, those whose names' hashes come first; by default all",
+    )
     group_start: float = Field(
         0.0,
         ge=0,

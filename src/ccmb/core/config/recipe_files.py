@@ -27,6 +27,7 @@ from ccmb.core.files import atomic_write
 from ccmb.core.text.files import read_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+BASE = "base"  # key of a recipe that is laid over another
 
 
 R = TypeVar("R", bound=BaseModel)
@@ -58,14 +59,7 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
             given by an old name and by that of today; the message names the key.
         CcmbError: the file cannot be read or is not YAML.
     """
-    try:
-        values = parse_yaml(read_text(path))
-    except ValueError as error:
-        raise CcmbError(f"{path}: not valid YAML ({error})") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise CcmbError(f"{path}: expected keys and values")
+    values = _values(path)
     try:
         values, renamed = renamed_values(kind, values)
     except UsageError as error:
@@ -77,6 +71,40 @@ def load_recipe(kind: type[R], path: Path, overrides: Sequence[str] = (), settle
     overrides = [override_key(values, override) for override in overrides]
     recipe = check_recipe(kind, values, str(path), overrides)
     return settle(recipe, path, overrides) if settled else recipe
+
+
+def _values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file, laid over those of the recipe that its `base` names, a shipped one or a file beside it.
+
+    Raises:
+        UsageError: there is no such recipe, or it is its own base.
+        CcmbError: see `load_recipe`.
+    """
+    try:
+        values = parse_yaml(read_text(path))
+    except ValueError as error:
+        raise CcmbError(f"{path}: not valid YAML ({error})") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise CcmbError(f"{path}: expected keys and values")
+    if BASE not in values:
+        return values
+    name, folder = str(values.pop(BASE)), path.parent
+    base = next((file for file in (folder / name, folder / f"{name}.yaml") if file.is_file()), None)
+    base = find_recipe(name) if base is None else base
+    if base.resolve() in above:
+        raise UsageError(f"{path}: base={name} leads back to itself")
+    return laid_over(_values(base, (*above, path.resolve())), values)
+
+
+def laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`base` with some values replaced: keys of two mappings are laid over each other, anything else is replaced."""
+    merged = dict(base)
+    for key, value in values.items():
+        before = merged.get(key)
+        merged[key] = laid_over(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def check_recipe(kind: type[R], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> R:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ccmb.core.config.recipe_files import data_folder
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.core.hashing import sha256_of_bytes
 from ccmb.core.logs import BARE
 from ccmb.core.progress import progress
 from ccmb.data.images.source import ImageSource, UnreadableImageError
-from ccmb.data.languages import by_language
+from ccmb.data.languages import AT, by_language
 from ccmb.data.other_forms import refuse_other_forms
 from ccmb.data.pairs import files_of, images_beside, read_pairs
 from ccmb.data.sample import Sample
@@ -114,13 +115,14 @@ def open_training(data: DataRecipe, family: str = "retrieval") -> tuple[list[Sam
     if data.dataset is None:
         if not files_of(folder / data.pairs)[0].exists():
             refuse_other_forms(folder)
-        return _own_samples(data, folder, data.split), ImageSource.open(folder / data.images)
+        return _some(_own_samples(data, folder, data.split), data.max_images), ImageSource.open(folder / data.images)
     dataset = _open_published(data, folder, data.split)
     _check_family(dataset, folder, family)
     if dataset.skipped.findings and world().is_main:
         _LOG.warning(findings_text(dataset.skipped.findings.values()), extra=BARE)
-    samples = _with_fields(dataset, data.text_fields)
-    return samples if data.languages is None else by_language(samples, data.languages), dataset.images
+    samples = with_fields(dataset, data.text_fields)
+    samples = samples if data.languages is None else by_language(samples, data.languages)
+    return _some(samples, data.max_images), dataset.images
 
 
 def open_held_out(
@@ -150,6 +152,15 @@ def _own_samples(data: DataRecipe, folder: Path, split: str, fields: Sequence[st
     return samples if fields is not None or data.languages is None else by_language(samples, data.languages)
 
 
+def _some(samples: list[Sample], count: int | None) -> list[Sample]:
+    """So many of the samples, in their order; fewer are always among more, and those of a name together."""
+    if count is None or count >= len(samples):
+        return samples
+    digest = {sample.image: sha256_of_bytes(sample.image.encode()) for sample in samples}
+    chosen = set(sorted(digest, key=lambda name: digest[name])[:count])
+    return [sample for sample in samples if sample.image in chosen]
+
+
 def _of_shards(name: str, sources: Sequence[str], split: str, fields: Sequence[str]) -> RetrievalSet:
     """All samples of some shards, which have no splits; those that cannot be used are counted on stderr."""
     samples, images, faults = open_shard_set(sources, fields)
@@ -176,16 +187,16 @@ def _open_published(data: DataRecipe, folder: Path, split: str) -> Dataset:
     return open_dataset(str(data.dataset), folder, split, images if images.exists() else None)
 
 
-def _with_fields(dataset: Dataset, wanted: Sequence[str]) -> list[Sample]:
+def with_fields(dataset: Dataset, wanted: Sequence[str]) -> list[Sample]:
     """The samples with the texts of the wanted fields alone, without those that have none."""
-    if unknown := [name for name in wanted if name not in dataset.fields]:
+    index = {name: row for row, name in enumerate(dataset.fields)}
+    if unknown := [name for name in wanted if name not in index and AT not in name]:
         raise UsageError(
             f"data.fields: {dataset.card.title} has no '{unknown[0]}'; it has: {', '.join(dataset.fields)}"
         )
-    indices = [dataset.fields.index(name) for name in wanted]
     chosen = []
     for sample in dataset.samples:
-        fields = tuple(sample.fields[index] for index in indices)
+        fields = tuple(sample.fields[index[name]] if name in index else () for name in wanted)
         if texts := tuple(text for of_field in fields for text in of_field):
             chosen.append(replace(sample, texts=texts, fields=fields))
     return chosen

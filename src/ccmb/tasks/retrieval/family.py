@@ -28,6 +28,10 @@ class RetrievalEvalOptions(RankOptionsGiven, PairOptions):
     depth: DepthOption = None
     limit_texts: Annotated[int | None, Flag("Use only the first N texts of each image.", min=1)] = None
     ranking_rule: RankingRuleOption = None
+    languages: Annotated[
+        str | None,
+        Flag("Measure each language by itself, such as zh=captions+mt_baidu,en: languages and their fields."),
+    ] = None
 
 
 class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Model", "Predictions"]):
@@ -80,12 +84,32 @@ class RetrievalFamily(TaskFamily[RetrievalEvalOptions, "Pairs", "Model", "Predic
         return self.report(done.report, loaded.source, done.samples)
 
     def run(self, source: str, spec: str, options: RetrievalEvalOptions) -> Report:
+        if options.languages is not None:
+            return self._languages(self.load(source, options), spec, options, options.languages)
         self.check(spec, options)
         loaded = self.load(source, options)  # first: there may be many pairs to read in vain
         return self.evaluate(loaded, self.open_dataset(spec, options), options)
 
+    def _languages(self, loaded: Loaded[Model], spec: str, options: RetrievalEvalOptions, languages: str) -> Report:
+        from ccmb.tasks.retrieval.columns import columns
+        from ccmb.tasks.retrieval.language_report import of_language
+        from ccmb.tasks.retrieval.languages import measure_columns, open_languages
+
+        options.refuse("of one field of texts; --languages names fields", "text_field", "limit_texts")
+        asked = columns(languages)
+        data = open_languages(spec, options.split, asked, options.images)
+        depth = options.depth or loaded.model.rerank_k or DEPTH
+        measured = measure_columns(loaded.model, data, depth, options.convention, asked)
+        values = {
+            "retrieval": {"languages": {column.name: of_language(one) for column, one in measured}, "depth": depth},
+            "unreadable": data.unreadable,
+        }
+        return self.report(values, loaded.source, data.samples)
+
     def table(self, metrics: dict[str, Any]) -> str:
-        return retrieval_table(metrics)
+        from ccmb.tasks.retrieval.language_report import languages_table
+
+        return languages_table(metrics["languages"]) if "languages" in metrics else retrieval_table(metrics)
 
     def finetuner(self) -> RetrievalFinetuner:
         from ccmb.tasks.retrieval.finetune import RetrievalFinetuner
