@@ -10,6 +10,7 @@ from ccmb.tasks.captioning.family import CaptioningFamily
 from ccmb.tasks.classification.family import ClassificationFamily
 from ccmb.tasks.family import TaskFamily
 from ccmb.tasks.generation.family import GenerationFamily
+from ccmb.tasks.judgement.family import JudgementFamily
 from ccmb.tasks.matching.family import MatchingFamily
 from ccmb.tasks.retrieval.family import RetrievalFamily
 
@@ -22,6 +23,7 @@ FAMILIES: dict[str, AnyFamily] = {
     for family in (
         RetrievalFamily(),
         MatchingFamily(),
+        JudgementFamily(),
         ClassificationFamily(),
         CaptioningFamily(),
         GenerationFamily(),

@@ -13,7 +13,6 @@ from ccmb.core.errors import CcmbError
 from ccmb.core.files import read_json
 from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.two_stage import Direction
-from ccmb.tasks.registry import FAMILIES
 
 Stage = Literal["pre_ranking", "ranking"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
@@ -225,6 +224,10 @@ class Generation(Section):
         return tuple(stage for stage in STAGES if stage in self.metrics)
 
 
+# The families that results are kept of.
+SECTIONS = ("retrieval", "matching", "classification", "captioning", "generation")
+
+
 class Result(_Part):
     """The whole file; it has the section of exactly one family."""
 
@@ -256,13 +259,13 @@ class Result(_Part):
 
     @model_validator(mode="after")
     def _one_family(self) -> Result:
-        if sum(getattr(self, family) is not None for family in FAMILIES) != 1:
-            raise ValueError(f"needs one of {', '.join(FAMILIES)}")
+        if sum(getattr(self, family) is not None for family in SECTIONS) != 1:
+            raise ValueError(f"needs one of {', '.join(SECTIONS)}")
         return self
 
     @property
     def family(self) -> str:
-        return next(family for family in FAMILIES if getattr(self, family) is not None)
+        return next(family for family in SECTIONS if getattr(self, family) is not None)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -85,14 +85,14 @@ def ranked_documents(scores: Mapping[str, float]) -> list[str]:
     return sorted(by_name, key=lambda document: -np.float32(scores[document]))
 
 
-def ndcg(gains: Sequence[int], grades: Iterable[int], k: int) -> float:
+def ndcg(gains: Sequence[float], grades: Iterable[float], k: int) -> float:
     """Normalised discounted cumulative gain of the first k, with grades as gains (Jarvelin and Kekalainen 2002)."""
     ideal = sorted((grade for grade in grades if grade > 0), reverse=True)
     best = _discounted(ideal[:k])
     return _discounted(gains[:k]) / best if best else 0.0
 
 
-def _discounted(gains: Sequence[int]) -> float:
+def _discounted(gains: Sequence[float]) -> float:
     return sum(max(0, gain) / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 
