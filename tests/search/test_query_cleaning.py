@@ -15,6 +15,7 @@ from ccmb.core.validation import check_text
 from ccmb.data.class_names import classes_of_names
 from ccmb.inference.models.open_model import open_model
 from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.r2d2.inputs.unknown_words import mostly_unknown
 from ccmb.r2d2.loading import load_model
 from ccmb.search.engine import open_engine
 from ccmb.search.indexing.indexer import build_index
@@ -143,14 +144,27 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return command_line(monkeypatch, capfd)
 
 
-def test_a_wholly_unknown_query_says_so(command: Command, index: Path, model: Path) -> None:
+def test_a_mostly_unknown_query_says_so(command: Command, index: Path, model: Path) -> None:
     code, out, err = command("search", UNKNOWN, "--index", index, "--json")
     assert (code, len(json.loads(out))) == (0, 6)
-    assert f"knows no word of '{UNKNOWN}'" in err
-    assert "knows no word" not in command("search", WRITTEN, "--index", index).err
+    assert f"knows few words or none of '{UNKNOWN}'" in err
+    assert "knows few words" not in command("search", WRITTEN, "--index", index).err
     photo = index.parent / "photos/0.png"
-    assert f"knows no word of '{UNKNOWN}'" in command("match", UNKNOWN, photo, "--model", model).err
+    assert f"knows few words or none of '{UNKNOWN}'" in command("match", UNKNOWN, photo, "--model", model).err
     assert (
-        f"knows no word of '{UNKNOWN}'"
+        f"knows few words or none of '{UNKNOWN}'"
         in command("classify", photo, "--model", model, "--classes", f"绿树,{UNKNOWN}").err
     )
+
+
+@pytest.mark.parametrize("query", ["飛行機が飛ぶ", "ﾈｺの写真", "강아지 圖書館"])
+def test_japanese_and_korean_keep_their_characters(query: str) -> None:
+    pytest.importorskip("opencc")
+    assert clean_query("飛機") == "飞机"
+    assert "飛" in clean_query("飛行機が飛ぶ")
+    assert ("圖" in clean_query(query)) == ("圖" in query)
+
+
+def test_more_unknown_words_than_known_ones_are_mostly_unknown() -> None:
+    processor = tiny_processor()
+    assert mostly_unknown(processor, ["船", "Ωψ船船船", "ΩψΞΔ 船", "Ω ψ", ""]) == [False, False, True, True, True]

@@ -97,6 +97,9 @@ def calibrate(
     images: ImagesOption = None,
     split: Annotated[str, typer.Option(help="Which split to fit on.")] = "val",
     text_field: TextFieldOption = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Languages and fields, zh=captions,en: report what each one's own would change.")
+    ] = None,
     depth: Annotated[int, typer.Option(min=1, help="Candidates that a non-match is drawn from.")] = 16,
     ranker: RankerOption = None,
     index: Annotated[
@@ -113,6 +116,7 @@ def calibrate(
     Example: ccmb calibrate --model runs/flickr8k --data flickr8k-cn/captions.jsonl --text-field captions
     """
     from ccmb.core.files import write_json
+    from ccmb.data.languages import parse_languages
     from ccmb.inference.models.open_model import open_model, with_ranker
     from ccmb.search.calibrations import keep_calibration, place_of_calibration
     from ccmb.tasks.matching.calibrate import calibrate as run_calibration
@@ -121,7 +125,10 @@ def calibrate(
     if ranker is not None:
         opened = with_ranker(opened, ranker)
     place = place_of_calibration(opened, index)  # before pairs are scored in vain
-    report = run_calibration(opened, data, image_path, split, text_field or ["texts"], depth)
+    named = None if languages is None else parse_languages(languages)
+    if named is not None and text_field:
+        raise UsageError("--text-field is of one language; --languages names fields")
+    report = run_calibration(opened, data, image_path, split, text_field or ["texts"], depth, languages=named)
     keep_calibration(opened, place, report["match_temperature"], report.get("offset", 0.0))
     if json_file:
         write_json(json_file, report)

@@ -101,7 +101,7 @@ def classify(
 
 
 def say_unknown(model: Model, texts: list[str]) -> None:
-    """Report on stderr the texts that the model knows no word of."""
+    """Report on stderr the texts of which the model knows few words or none."""
     from ccmb.core.text.cleaning import clean_query
 
     unknown = model.unknown([clean_query(text) for text in texts])
@@ -109,7 +109,8 @@ def say_unknown(model: Model, texts: list[str]) -> None:
     if shown:
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         typer.echo(
-            f"the model knows no word of {', '.join(shown[:3])}{more}: what it says of that means nothing", err=True
+            f"the model knows few words or none of {', '.join(shown[:3])}{more}: what it says of that means little",
+            err=True,
         )
 
 

@@ -198,7 +198,7 @@ def search(
     if sheet:
         contact_sheet(answer.hits, sheet)
     if answer.unknown:
-        typer.echo(f"the model knows no word of {text!r}: the order of the images means nothing", err=True)
+        typer.echo(f"the model knows few words or none of {text!r}: the order of the images means little", err=True)
     if answer.cut:
         typer.echo("this is the end of what a Milvus server gives for one query; there may be more images", err=True)
     if answer.partial:

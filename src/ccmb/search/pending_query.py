@@ -21,7 +21,7 @@ class PendingQuery:
         candidates: in the order of the first stage, and in the end in the order of the answer.
         copies: keys of near duplicates of a candidate, by its key.
         before: the earlier order that is extended for a further page.
-        unknown: whether the model knows no word of its text.
+        unknown: whether the model knows few words or none of its text.
         cut: whether the store gave as many candidates as it can.
     """
 

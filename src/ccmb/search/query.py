@@ -134,7 +134,7 @@ class SearchResult:
         ranked: number of candidates that the second stage ranked.
         partial: whether the budget ended before all `depth` candidates were ranked; the others follow, by cosine.
         more: whether there is a next page.
-        unknown: whether the model knows no word of the text, so that the order is meaningless.
+        unknown: whether the model knows few words or none of the text, so that the order means little.
         cut: whether this is the end of what a Milvus server returns for one query (16,384); there may be more images.
         seconds: time of each part: "encode", "pre_ranking", "ranking".
     """

@@ -48,7 +48,7 @@ class SearchAnswer(BaseModel):
     ranked: int = Field(description="of them, by the second stage")
     partial: bool = Field(description="the budget ended before all were ranked")
     more: bool = Field(description="there is a next page")
-    unknown: bool = Field(False, description="the model knows no word of the text, so that the order says nothing")
+    unknown: bool = Field(False, description="the model knows few words of the text or none: the order says little")
     cut: bool = Field(False, description="this is the end of what the store gives for one query; there may be more")
     seconds: dict[str, float] = Field(description="of each part")
 
@@ -105,7 +105,7 @@ class MatchAnswer(BaseModel):
     """One answer for each image, in their order."""
 
     results: list[PairAnswer]
-    unknown: bool = Field(False, description="the model knows no word of the text, so that the scores say nothing")
+    unknown: bool = Field(False, description="the model knows few words of the text or none: the scores say little")
 
 
 class RerankAnswer(BaseModel):

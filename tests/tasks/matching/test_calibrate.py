@@ -161,6 +161,31 @@ def test_calibrating_fits_on_all_and_reports_on_the_half_of_the_images_that_the_
     assert report["held_out"]["after"]["nll"] < report["held_out"]["before"]["nll"]
 
 
+def test_one_temperature_is_fitted_to_all_languages_and_each_says_what_its_own_would_change(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["zh"], line["en"] = [line["texts"][0]], [line.pop("texts")[1]]
+    data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    generator = torch.Generator().manual_seed(0)
+    label = (torch.arange(IMAGES * 4) < IMAGES * 2).long()
+    heads = torch.randn(IMAGES * 4, 2, generator=generator).double() + 2 * label[:, None] - 1
+    heads[1::2] *= 8  # scores of English texts, every other one, are far too sure
+    monkeypatch.setattr(calibration_module, "score_pairs", lambda *_: heads)
+    report = calibrated(tiny_model(), data, languages={"zh": ("zh",), "en": ("en",)})
+    assert report["match_temperature"] == fit_match_temperature(heads, label)
+    of_zh, of_en = report["languages"]["zh"], report["languages"]["en"]
+    assert (of_zh["pairs"], of_en["pairs"]) == (IMAGES * 2, IMAGES * 2)
+    first = calibration_module._first_half([f"{row // 2}.png" for row in range(IMAGES * 2)], 0).repeat(2)
+    is_en = (torch.arange(IMAGES * 4) % 2) == 1
+    for one, chosen in ((of_zh, first & ~is_en), (of_en, first & is_en)):
+        assert one["match_temperature"] == fit_match_temperature(heads[chosen], label[chosen])
+    assert of_zh["match_temperature"] < of_en["match_temperature"]
+    assert of_en["own"]["auc"] == of_en["common"]["auc"]
+    assert "temperature" in calibration_table(report)
+
+
 def test_calibrating_again_gives_the_same_and_changes_no_weight(data: Path) -> None:
     model = tiny_model()
     weights = {name: value.clone() for name, value in model.state_dict().items()}

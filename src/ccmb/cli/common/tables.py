@@ -16,11 +16,23 @@ def calibration_table(report: dict[str, Any]) -> str:
     for name in held_out["before"]:
         rows.append([name.replace("_", " "), *(f"{held_out[when][name]:.4f}" for when in ("before", "after"))])
     lines += aligned(rows, (24, 9, 9))
+    if report.get("languages"):
+        lines += aligned(_languages(report["languages"]), (24, 9, 9, 13))
     if report["at_bound"]:
         lines.append(
             "the temperature is at its bound; the AUC says whether the match score tells such pairs apart at all"
         )
     return "\n".join(lines)
+
+
+def _languages(languages: dict[str, Any]) -> list[list[str]]:
+    """The calibration error of each language by the common temperature and by its own."""
+    rows = [["calibration error", "common", "own", "temperature"]]
+    for tag, one in languages.items():
+        if one["match_temperature"] is not None:
+            errors = [f"{one[whose]['calibration_error']:.4f}" for whose in ("common", "own")]
+            rows.append([tag, *errors, f"{one['match_temperature']:.3f}"])
+    return rows
 
 
 def comparison_table(report: dict[str, Any]) -> str:

@@ -52,12 +52,19 @@ def visible(text: str) -> str:
     return _BLANKS.sub(" ", text).strip()
 
 
+# Hiragana, Katakana (full and half width) and Hangul.
+_KANA_OR_HANGUL = re.compile("[\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9d\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
+
+
 def clean_query(text: str) -> str:
     """A query in the spelling of the texts of a corpus. A query that consists of tags alone keeps them.
 
-    Without OpenCC traditional characters stay; if there may be any, a warning tells so.
+    Chinese becomes simplified; Japanese and Korean, which share characters with it, stay as they are written. Without
+    OpenCC traditional characters stay; if there may be any, a warning tells so.
     """
     cleaned = clean(text) or visible(text)
+    if _KANA_OR_HANGUL.search(cleaned):
+        return cleaned
     try:
         return simplify(cleaned)
     except CcmbError:

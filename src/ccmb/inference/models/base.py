@@ -102,7 +102,7 @@ class Model(Encoder, PairScorer, Protocol):
         """Give probabilities by a temperature from now on; see `ccmb.tasks.matching.calibrate`."""
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        """Whether the model knows no word of each text, so that what it says of it means nothing."""
+        """Whether the model knows few words of each text or none, so that what it says of it means little."""
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that it reads of some texts, special ones included."""

@@ -15,7 +15,7 @@ from ccmb.inference.items import EncodedItems
 from ccmb.inference.models.base import IMAGE_BATCH, context_within, count_parameters, fingerprint
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, R2D2Encoder, R2D2Ranker, RankOptions
-from ccmb.r2d2.inputs.unknown_words import wholly_unknown
+from ccmb.r2d2.inputs.unknown_words import mostly_unknown
 from ccmb.r2d2.loading import model_folder, weights_fingerprint
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
@@ -114,7 +114,7 @@ class R2D2Stages:
         return self.can_rank and self.network.config.is_calibrated
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        return wholly_unknown(self.processor, texts)
+        return mostly_unknown(self.processor, texts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return int(self.processor.texts(texts)["attention_mask"].sum()) if texts else 0

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from ccmb.r2d2.processing import R2D2Processor
 
 
-def wholly_unknown(processor: R2D2Processor, texts: Sequence[str]) -> list[bool]:
-    """Whether each text has no tokens other than [UNK] and special tokens. [UNK] is itself a special token."""
+def mostly_unknown(processor: R2D2Processor, texts: Sequence[str]) -> list[bool]:
+    """Whether more than half of each text's tokens are [UNK], or it has none that is a word.
+
+    A text of another script than the tokenizer knows is so, and what a model makes of it means little.
+    """
     if not texts:
         return []
-    known_BT = processor.maskable(processor.texts(texts)["input_ids"])
-    return [not known for known in known_BT.any(1).tolist()]
+    ids_BT = processor.texts(texts)["input_ids"]
+    known_B = processor.maskable(ids_BT).sum(1)
+    unknown_B = (ids_BT == processor.tokenizer.unk_token_id).sum(1)
+    return (unknown_B >= known_B.clamp(min=1)).logical_or(known_B == 0).tolist()

@@ -42,7 +42,7 @@ const WORDS = {
   found: ["{candidates} 个候选", "{candidates} candidates"],
   ranked: ["精排 {ranked} 个", "{ranked} ranked"],
   partial: ["时间用完，未全部精排", "out of time, not all ranked"],
-  unknown: ["模型不认识其中任何一个词，次序没有意义", "the model knows no word of this: the order means nothing"],
+  unknown: ["模型不认识其中大部分的词，次序意义不大", "the model knows few words of this: the order means little"],
   encode: ["编码", "encode"],
   pre_ranking: ["粗排", "pre-ranking"],
   ranking: ["精排", "ranking"],

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.data.images.source import ImageSource
+from ccmb.data.languages import Languages, all_fields, by_language
 from ccmb.data.pairs import read_pairs, readable_samples
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery, encode_gallery
@@ -29,7 +30,7 @@ from ccmb.inference.scoring import match_probability
 from ccmb.r2d2.configuration import NOT_CALIBRATED
 from ccmb.tasks.matching.calibration_error import estimate_calibration_error
 from ccmb.tasks.matching.metrics import auc
-from ccmb.tasks.matching.negatives import DEPTH, draw_pairs, score_pairs
+from ccmb.tasks.matching.negatives import DEPTH, DrawnPairs, draw_pairs, score_pairs
 from ccmb.tasks.matching.temperature import HIGHEST, LOWEST, fit_match_temperature, fit_offset, match_nll
 
 MIN_TEXTS = 20
@@ -60,16 +61,21 @@ def calibrate(
     fields: Sequence[str],
     depth: int = DEPTH,
     seed: int = 0,
+    languages: Languages | None = None,
 ) -> dict[str, Any]:
     """Fit `match_temperature` on one split of own pairs, give it to the model, and report.
 
     The prior is one match to one non-match, see `draw_pairs`. What calibration is worth is measured with a temperature
     fitted on the texts of one half of the images, on those of the other; the one that is set is fitted on all.
 
+    Args:
+        languages: fields by language, in the place of `fields`; one temperature is fitted to all, and the report says
+            of each language what one of its own would change.
+
     Returns:
         `match_temperature` and whether it is `at_bound`, the best one lying beyond; `held_out` with the calibration
         error, negative log-likelihood and AUC of the other half, `before` (at temperature 1) and `after`; how many
-        `pairs`; a line for each of the `unreadable` images.
+        `pairs`; a line for each of the `unreadable` images; and `languages`, if they are asked for.
 
     Raises:
         CcmbError: the model has no second stage, its scores are no numbers, or the data is faulty or too little.
@@ -77,11 +83,18 @@ def calibrate(
     if not model.can_rank:
         raise CcmbError("the model has no second stage: there is no match score to calibrate")
     image_source = ImageSource.open(images)
-    samples, unreadable = readable_samples(read_pairs(pairs, split, fields), image_source)
+    if languages is not None:
+        read = by_language(read_pairs(pairs, split, all_fields(languages), lenient=True), languages)
+    else:
+        read = read_pairs(pairs, split, fields)
+    samples, unreadable = readable_samples(read, image_source)
     texts = [text for sample in samples for text in sample.texts]
     if len(texts) < MIN_TEXTS:
         raise _too_little(pairs, split, len(texts))
     names = [sample.image for sample in samples]
+    tags = [
+        tag for sample in samples for tag, of_tag in zip(languages or (), sample.fields, strict=False) for _ in of_tag
+    ]
     gallery = encode_gallery(model, names, [sample.texts for sample in samples], image_source.load)
     drawn = draw_pairs(gallery, samples, texts, depth, seed)
     fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
@@ -108,7 +121,36 @@ def calibrate(
             "after": _quality(log_odds_N2[~fitted_N] - half_offset, labels, images_N, half),
         },
         "unreadable": unreadable,
+        **({} if languages is None else {"languages": _by_language(model, log_odds_N2, fitted_N, half, drawn, tags)}),
     }
+
+
+def _by_language(
+    model: Model, log_odds_N2: Tensor, fitted_N: Tensor, common: float, drawn: DrawnPairs, tags: Sequence[str]
+) -> dict[str, Any]:
+    """For each language, its own temperature, and the quality by the common one and by its own on the held-out half.
+
+    Args:
+        common: the temperature of all languages, of the first half of the images.
+        tags: of all texts.
+    """
+    tag_P = [tags[index] for index in drawn.text.tolist()]
+    report: dict[str, Any] = {}
+    for tag in dict.fromkeys(tag_P):
+        of_tag_N = torch.tensor([other == tag for other in tag_P]).repeat(2)
+        first_N, held_out_N = of_tag_N & fitted_N, of_tag_N & ~fitted_N
+        if not first_N.any() or not held_out_N.any():
+            report[tag] = {"pairs": int(of_tag_N.sum()), "match_temperature": None}
+            continue
+        own, offset = _fit(model, log_odds_N2[first_N], drawn.labels[first_N])
+        held_out = log_odds_N2[held_out_N], drawn.labels[held_out_N], drawn.right.repeat(2)[held_out_N]
+        report[tag] = {
+            "pairs": int(of_tag_N.sum()),
+            "match_temperature": own,
+            "common": _quality(*held_out, common),
+            "own": _quality(held_out[0] - offset, *held_out[1:], own),
+        }
+    return report
 
 
 def _fit(model: Model, log_odds_N2: Tensor, label_N: Tensor) -> tuple[float, float]:

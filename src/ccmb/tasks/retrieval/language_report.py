@@ -84,7 +84,9 @@ def languages_table(languages: Mapping[str, Mapping[str, Any]]) -> str:
     lines = aligned(rows, widths, left=2)
     unknown = [f"{name} {values['unknown_texts']}" for name, values in languages.items() if values["unknown_texts"]]
     lines.append(f"mean over languages of text to image R@10: {mean_over(languages):.1f}")
-    return "\n".join([*lines, *([f"texts of which the model knows no word: {', '.join(unknown)}"] if unknown else [])])
+    return "\n".join(
+        [*lines, *([f"texts of which the model knows few words or none: {', '.join(unknown)}"] if unknown else [])]
+    )
 
 
 def mean_over(languages: Mapping[str, Mapping[str, Any]]) -> float:

@@ -63,7 +63,7 @@ class MeasuredLanguage:
     Attributes:
         gallery: its images and texts.
         ranks: (Q,) by direction.
-        unknown: texts of which the model knows no word.
+        unknown: texts of which the model knows few words or none.
     """
 
     gallery: Gallery
