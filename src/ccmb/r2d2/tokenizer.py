@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,10 @@ def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
 
 _CURLY = "“”"
+SHORT_PIECE, LONG_PIECE = 2, 12  # longest token in characters, of Chinese and of texts with many letters
+MANY_LETTERS = 0.2  # share of the characters
+# Han, kana, bopomofo and Hangul, of which one or two characters are a word.
+_IDEOGRAPH = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]")
 
 
 def straightens_quotes(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -74,7 +80,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
 
     BERT's tokenizer makes every Chinese character a token. This one joins characters that often stand together (红色,
     左边), so that sequences are about half as long. Every single character of the texts is a token too, so no word made
-    of seen characters is unknown. The same texts give the same tokenizer.
+    of seen characters is unknown. Where many of them are letters, as of English, Arabic or Russian, pieces of words are
+    joined too: a token of two letters says little. The same texts give the same tokenizer.
 
     Args:
         vocabulary: the maximum number of tokens, special ones and single characters included.
@@ -95,7 +102,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
             special_tokens=list(SPECIAL.values()),
             unk_token="[UNK]",
             initial_alphabet=characters,
-            max_piece_length=2,
+            max_piece_length=LONG_PIECE if _share_of_letters(texts) > MANY_LETTERS else SHORT_PIECE,
             show_progress=False,
         ),
     )
@@ -105,6 +112,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", start), ("[SEP]", end)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL)
+
+
+def _share_of_letters(texts: Sequence[str]) -> float:
+    """The share of letters of alphabets among the characters that are no blanks."""
+    counts = Counter(one for text in texts for one in text if not one.isspace())
+    letters = sum(count for one, count in counts.items() if one.isalpha() and not _IDEOGRAPH.match(one))
+    return letters / max(1, counts.total())
 
 
 def _repeatable(tokenizer: Tokenizer, characters: int) -> models.Unigram:
