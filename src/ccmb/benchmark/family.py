@@ -73,6 +73,7 @@ class SetRequest:
         fields: text fields of custom pairs.
         images: folder or tar of the images of custom pairs.
         classes, templates: class names of the folders, and prompts.
+        language: tag and fields of the texts, of a set with several languages; None: the set's own queries.
     """
 
     spec: str
@@ -83,6 +84,7 @@ class SetRequest:
     images: Path | None
     classes: str | None
     templates: str
+    language: tuple[str, tuple[str, ...]] | None = None
 
 
 class BenchmarkFamily(ABC, Generic[OptionsT, SetT, SectionT]):

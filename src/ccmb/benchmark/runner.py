@@ -191,7 +191,7 @@ def _result(
             context_length=model.context_length, stages=2 if model.can_rank else 1,
         ),
         data=Data(
-            name=opened.name, split=opened.split, revision=opened.revision,
+            name=opened.name, split=opened.split, revision=opened.revision, language=getattr(opened, "language", None),
             images=measured.images, texts=measured.texts, unreadable=measured.unreadable,
         ),
         seen=seen,

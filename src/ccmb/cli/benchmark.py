@@ -120,10 +120,16 @@ def _open_sets(models: Sequence[str], data: Sequence[str], given: Mapping[str, A
         UsageError: one was given; the message names it.
     """
     from ccmb.benchmark.evaluation.sets import open_measured_set
+    from ccmb.data.languages import parse_languages
 
     how = {name: given[name] for name in OF_SETS if name in given}
     fields = PairOptions.read(given).fields
-    sets = [open_measured_set(spec, fields=fields, **how) for spec in data]
+    languages = [None] if not given.get("languages") else list(parse_languages(given["languages"]).items())
+    if languages != [None]:
+        PairOptions.read(given).refuse("of one field of texts; --languages names fields", "text_field")
+        data = [spec for spec in data for _ in languages]
+    asked = zip(data, languages * (len(data) // len(languages)), strict=True)
+    sets = [open_measured_set(spec, fields=fields, language=language, **how) for spec, language in asked]
     names = list(dict.fromkeys(opened.family for opened in sets))
     options = {name: family.options for name, family in BENCHMARKS.items()}
     reads = {name: {*one.table()} for name, one in options.items()}

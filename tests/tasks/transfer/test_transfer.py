@@ -129,6 +129,21 @@ def test_published_sets_have_languages_too(tmp_path: Path, command: Command) -> 
     assert (absent.code, "has no 'fr'; it has: zh, de, zh>en" in absent.err) == (2, True)
 
 
+def test_a_benchmark_files_each_language_as_a_set(pairs: Path, tmp_path: Path, command: Command) -> None:
+    model, out = save_two_towers(tmp_path / "clip", "clip"), tmp_path / "results"
+    base = ("benchmark", "--model", model, "--data", f"own={pairs}", "--out", out)
+    done = command(*base, "--languages", "zh,de")
+    assert done.code == 0, done.err
+    results = {path.parent.name: json.loads(path.read_text("utf-8")) for path in out.glob("own*/*.json")}
+    assert {name: (one["data"]["language"], one["data"]["texts"]) for name, one in results.items()} == {
+        "own.zh.test": ("zh", 16), "own.de.test": ("de", 5),
+    }  # fmt: skip
+    assert command("leaderboard", out, "--out", tmp_path / "board").code == 0
+    assert "own.de" in (tmp_path / "board" / "leaderboard.md").read_text("utf-8")
+    refused = command(*base, "--languages", "zh", "--text-field", "zh")
+    assert (refused.code, "--text-field" in refused.err) == (2, True)
+
+
 def test_mistakes_are_named(pairs: Path, tmp_path: Path, command: Command) -> None:
     model = save_two_towers(tmp_path / "clip", "clip")
     base = ("transfer", model, "--data", pairs, "--languages", "zh", "--out", tmp_path / "out")

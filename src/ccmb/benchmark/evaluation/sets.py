@@ -25,6 +25,7 @@ def open_measured_set(
     templates: str = "all",
     captions: bool = False,
     generate: bool = False,
+    language: tuple[str, tuple[str, ...]] | None = None,
 ) -> MeasuredSet:
     """Open `NAME=PATH`: a file of pairs, a folder of a published set of that name, or a folder of class folders.
 
@@ -37,6 +38,7 @@ def open_measured_set(
         classes: class names of the folders of a set for classification, see `open_class_set`.
         templates: prompts of a class, see `read_templates`.
         captions, generate: measure captions, or images generated from the texts, instead of retrieval.
+        language: measure retrieval by the texts of one language, with its fields.
 
     Raises:
         UsageError: the name cannot be one, or the folder is no set that can be measured.
@@ -49,7 +51,15 @@ def open_measured_set(
         if other.instead_of == family and asked_for.get(FAMILIES[other.name].asked_by or ""):
             family = other.name
     request = SetRequest(
-        spec=spec, name=name, path=path, split=split, fields=fields, images=images, classes=classes, templates=templates
+        spec=spec,
+        name=name,
+        path=path,
+        split=split,
+        fields=fields,
+        images=images,
+        classes=classes,
+        templates=templates,
+        language=language,
     )
     opened: MeasuredSet = BENCHMARKS[family].open_set(request)
     return opened

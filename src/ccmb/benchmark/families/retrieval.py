@@ -34,6 +34,10 @@ class RetrievalBenchOptions(RankOptionsGiven, PairBenchOptions):
     depth: Annotated[
         int, Flag("Candidates of the first stage that the second one ranks.", min=1, forms=("--rerank-k", "--depth"))
     ] = 128
+    languages: Annotated[
+        str | None,
+        Flag("Measure each language as a set of its own: tags and fields, such as zh=captions,en. See evaluate."),
+    ] = None
 
 
 class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", "Retrieval"]):
@@ -52,6 +56,8 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
     def open_set(self, request: SetRequest) -> RetrievalSet:
         from ccmb.tasks.common.datasets import open_set
 
+        if request.language is not None:
+            return _of_language(request, *request.language)
         return open_set(request.spec, request.split, request.fields, request.images)
 
     def check(self, options: RetrievalBenchOptions, sets: Mapping[str, RetrievalSet], models: Sequence[str]) -> None:
@@ -134,6 +140,16 @@ class RetrievalBenchmark(BenchmarkFamily[RetrievalBenchOptions, "RetrievalSet", 
     def measured_how(self, result: Result) -> str:
         convention = self.section(result).convention
         return "" if convention is None else f", convention {convention}"
+
+
+def _of_language(request: SetRequest, tag: str, fields: tuple[str, ...]) -> RetrievalSet:
+    """The images that have texts of a language, as a set NAME.TAG."""
+    from ccmb.tasks.common.datasets import RetrievalSet
+    from ccmb.tasks.retrieval.columns import Column
+    from ccmb.tasks.retrieval.languages import open_languages
+
+    opened = open_languages(request.spec, request.split, [Column(tag, fields)], request.images)
+    return RetrievalSet(f"{request.name}.{tag}", request.split, opened.samples, None, opened.images, language=tag)
 
 
 def two_stages(result: Result, stage: Stage) -> str:

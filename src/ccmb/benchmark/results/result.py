@@ -42,6 +42,7 @@ class Data(_Part):
 
     name: str
     split: str
+    language: str | None = Field(None, description="tag of the texts, where it was asked for")
     revision: str = Field(description="SHA-256 of names, texts and images")
     images: int
     texts: int

@@ -49,6 +49,7 @@ class RetrievalSet:
         queries: texts, each with the names of all images that fit it, where texts have several of these or images
             have none; the samples then have no texts. None where each text has its sample's image.
         images: where the images lie.
+        language: tag of the texts, where one was asked for.
     """
 
     family: ClassVar[str] = "retrieval"
@@ -57,6 +58,7 @@ class RetrievalSet:
     samples: list[Sample]
     queries: Queries | None
     images: ImageSource
+    language: str | None = None
 
     @cached_property
     def revision(self) -> str:
