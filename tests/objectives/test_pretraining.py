@@ -9,11 +9,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ccmb.core.choices import OBJECTIVE_NAMES
 from ccmb.core.errors import UsageError
 from ccmb.objectives.config import Objectives
 from ccmb.objectives.language_modeling import mask_tokens, mlm_loss
+from ccmb.objectives.pre_ranking import gcpr_loss, multi_positive_targets, positive_mask
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.r2d2.cross_encoder import RankOutput
 from ccmb.r2d2.towers.two_towers import TowerOutput
@@ -230,3 +232,23 @@ def test_spared_twins_are_negatives_of_fgr_alone() -> None:
         assert ignoring[name] == plain[name]
     everything = replace(batch, swapped_ids=torch.zeros(4, dtype=torch.long))
     assert pretraining(gcpr={"ignore_swapped": True}).losses(everything, 0.0, seeded())[0]["gcpr"] == 0
+
+
+def test_short_vectors_are_taught_by_the_same_loss_on_their_own() -> None:
+    batch, weights = tiny_batch(4, image_ids=[0, 1, 1, 2]), {4: 0.5, 6: 2.0}
+    off = {name: {"weight": 0.0} for name in ("fgr", "mlm", "tgd", "fgd")}
+    mask = tiny_processor().tokenizer.mask_token_id
+    model = tiny_model().double()
+    whole = PreTraining(model, Objectives.model_validate(off), mask)
+    both = PreTraining(model, Objectives.model_validate(off | {"gcpr": {"prefixes": weights}}), mask)
+    batch = replace(batch, pixel_values=batch.pixel_values.double())
+    value = float(both.losses(batch, 0.0)[0]["gcpr"])
+    images, texts = whole.embeds(batch)
+    targets = multi_positive_targets(positive_mask(batch.image_ids))
+    expected = float(whole.losses(batch, 0.0)[0]["gcpr"])
+    for dim, weight in weights.items():
+        short = [normalize(embed[:, :dim], dim=-1) for embed in (images, texts)]
+        expected += weight * float(gcpr_loss(*short, model.temperature, targets))
+    assert value == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UsageError, match="prefixes: 4096 needs to be below"):
+        PreTraining(model, Objectives.model_validate(off | {"gcpr": {"prefixes": {4096: 1.0}}}), mask)

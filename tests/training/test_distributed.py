@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "FGR on all pairs, in chunks": OFF | {"fgr": {"negatives": "all"}},
     "GCPR, texts against texts": OFF | {"gcpr": {"text_to_text": 0.5}},
     "GCPR, texts against texts, in chunks": OFF | {"gcpr": {"text_to_text": 0.5}},
+    "GCPR of short vectors too": OFF | {"gcpr": {"prefixes": {4: 0.5, 8: 1.0}}},
     "LM": LM,
     "LM, in chunks": LM,
 }

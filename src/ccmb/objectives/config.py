@@ -37,6 +37,11 @@ class PreRanking(Objective):
         description="the towers need not tell attribute-swapped counterparts apart (equal `twin` in pairs.jsonl): "
         "neither GCPR nor TgD counts them as negatives, FGR alone does (our choice)",
     )
+    prefixes: dict[int, float] = Field(
+        {},
+        description="Matryoshka: weights, beside GCPR's own, of the same loss on the first so many numbers of the "
+        "embeddings, such as {96: 1.0}; such short vectors are then taken by MODEL?dim=96 (our choice)",
+    )
     text_to_text: float = Field(
         0.0,
         ge=0,
@@ -148,6 +153,12 @@ def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss:
         raise UsageError("the network has no match heads; set objectives.fgr=off")
     if "mlm" in on and not config.mlm_head:
         raise UsageError("the network has no masked-language head; set objectives.mlm=off")
+    wrong = [dim for dim, weight in objectives.gcpr.prefixes.items() if not 0 < dim < config.embed_dim or weight < 0]
+    if wrong:
+        raise UsageError(
+            f"objectives.gcpr.prefixes: {wrong[0]} needs to be below model.embed_dim={config.embed_dim}, with a weight "
+            "of 0 or more"
+        )
     if "lm" in on and not config.decoder_layers:
         raise UsageError("the network has no decoder; set objectives.lm=off")
     if not has_other_loss and all(getattr(objectives, name).start_at > 0 for name in on):

@@ -45,7 +45,7 @@ from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.packing import Packing
 from ccmb.r2d2.projection import standardize_of
-from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
+from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers, l2_normalize
 from ccmb.training.distributed import gather, rank_slice_of, world
 
 
@@ -196,19 +196,11 @@ class PreTraining(nn.Module):
 
     def _gcpr(self, step: Step) -> Tensor:
         """GCPR: the rows' images and texts against those of the global batch; and texts against texts, if wanted."""
-        loss = gcpr_loss(
-            step.images.embed,
-            step.texts.embed,
-            self.model.temperature,
-            multi_positive_targets(step.positives_RB),
-            image_BD=step.all_image_BD,
-            text_BD=step.all_text_BD,
-            chunk=self.chunk,
-            ignore_mask_RB=step.ignore_mask_RB,
-            image_targets_RB=multi_positive_targets(step.image_positives_RB),
-            image_ignore_mask_RB=step.image_ignore_mask_RB,
-            heads=self.model.config.projection_heads,
-        )
+        embeds = step.images.embed, step.texts.embed, step.all_image_BD, step.all_text_BD
+        loss = self._gcpr_of(step, embeds, self.model.config.projection_heads)
+        for dim, weight in self.objectives.gcpr.prefixes.items():
+            short = tuple(l2_normalize(embed[:, :dim]) for embed in embeds)
+            loss = loss + weight * self._gcpr_of(step, short, heads=1)
         weight, known = self.objectives.gcpr.text_to_text, step.known
         if not weight:
             return loss
@@ -220,6 +212,23 @@ class PreTraining(nn.Module):
             left_out_RB=known.equal_texts(),
             chunk=self.chunk,
             heads=self.model.config.projection_heads,
+        )
+
+    def _gcpr_of(self, step: Step, embeds: tuple[Tensor, ...], heads: int) -> Tensor:
+        """GCPR of embeddings: of the rows' images and texts, and of those of the global batch."""
+        image_RD, text_RD, image_BD, text_BD = embeds
+        return gcpr_loss(
+            image_RD,
+            text_RD,
+            self.model.temperature,
+            multi_positive_targets(step.positives_RB),
+            image_BD=image_BD,
+            text_BD=text_BD,
+            chunk=self.chunk,
+            ignore_mask_RB=step.ignore_mask_RB,
+            image_targets_RB=multi_positive_targets(step.image_positives_RB),
+            image_ignore_mask_RB=step.image_ignore_mask_RB,
+            heads=heads,
         )
 
     def _mask(self, step: Step) -> Masked:

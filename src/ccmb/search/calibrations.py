@@ -26,7 +26,7 @@ def place_of_calibration(model: Model, index: Path | None) -> Path:
     if isinstance(ranker, R2D2Stages):
         if index is not None:
             raise UsageError("--index is of a --ranker without a folder of its own; R2D2's is kept in its config.json")
-        return Path(ranker.source)
+        return Path(ranker.source.partition("?")[0])
     if index is None:
         raise UsageError(f"{ranker.name}: give --index, beside which its temperature is kept")
     must_match(IndexRecord.read(index), index, model)

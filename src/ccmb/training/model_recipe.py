@@ -118,6 +118,12 @@ class ModelRecipe(ConfigBase):
         description="layers of the decoder that objectives.lm trains and that ranks by likelihood; for networks "
         "without cross encoders",
     )
+    decoder_max_tokens: int | None = Field(
+        None,
+        gt=9,
+        description="most frequent tokens of the texts that a new decoder knows; all others are one to it; by default "
+        "it knows all, of which texts in many languages have so many that they take most of its time",
+    )
     image_size: int | None = Field(
         None,
         gt=2,

@@ -224,6 +224,24 @@ def test_what_is_no_model_to_compare_is_refused_with_one_line(tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
+def test_short_vectors_are_the_first_numbers_normalised(tmp_path: Path) -> None:
+    folder = save_r2d2(tmp_path / "short" / "model").parent
+    whole, short = open_model(str(folder)), open_model(f"{folder}?dim=8")
+    assert (short.name, short.embed_dim, short.can_rank) == ("short?dim=8", 8, True)
+    for encode in (lambda one: one.encode_texts(TEXTS), lambda one: one.encode_images([0, 1], IMAGES.__getitem__)):
+        expected = normalize(encode(whole).embed[:, :8], dim=-1)
+        torch.testing.assert_close(encode(short).embed, expected, rtol=0, atol=TINY_ERROR)
+        torch.testing.assert_close(encode(short).states, encode(whole).states, rtol=0, atol=0)
+    again = open_model(short.source)
+    assert (again.embed_dim, again.fingerprint, again.weights_id) == (8, short.fingerprint, short.weights_id)
+    assert len({whole.fingerprint, short.fingerprint, whole.weights_id, short.weights_id}) == 4
+    clip = save_two_towers(tmp_path / "clip", "clip")
+    for name, words in ((f"{folder}?dim=0", "no number of dim"), (f"{folder}?dim=99", "embeddings have"),
+                        (f"{folder}?size=8", "unknown option"), (f"{clip}?dim=8", "dim is of R2D2")):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            open_model(name)
+
+
 # --- official checkpoints
 
 

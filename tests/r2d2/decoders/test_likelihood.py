@@ -216,3 +216,17 @@ def test_the_model_says_how_many_candidates_an_evaluation_ranks(
         pairs = ("--data", corpus / "pairs.jsonl", "--split", "train", "--text-field", "captions")
         assert command("evaluate", "--model", folder, *pairs, "--json", report, *given).code == 0
         assert json.loads(report.read_text())["retrieval"]["depth"] == depth
+
+
+def test_a_bounded_decoder_knows_the_most_frequent_tokens() -> None:
+    processor, texts = tiny_processor(), [TEXTS[0]] * 1 + [f"{TEXTS[0]}{mark}" for mark in "一二三"] + [TEXTS[1]]
+    encoded = processor.texts(list(dict.fromkeys(texts)))
+    counts = torch.bincount(encoded["input_ids"][encoded["attention_mask"].bool()])
+    model = tiny_model(cross_layers=0)
+    add_decoder(model, processor, 1, False, texts, max_tokens=6)
+    assert model.config.decoder_vocab_size == 7  # and one for all others
+    decoder = decoder_of(model)
+    known = (decoder.row_of_token != UNKNOWN).nonzero()[:, 0]
+    assert len(known) == 6
+    others = [int(token) for token in counts.nonzero()[:, 0] if token not in known]
+    assert counts[known].min() >= counts[others].max()

@@ -19,7 +19,7 @@ from ccmb.inference.models.fg_clip2 import FgClip2Model
 from ccmb.inference.models.official_checkpoint import converted_folder, is_checkpoint
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
-from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel
+from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel, options_of
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
 from ccmb.inference.models.transformers_clip import TwoTowersModel, open_two_towers
 from ccmb.inference.models.two_models import PairRanker, TwoModels
@@ -66,10 +66,21 @@ def open_model(
         raise UsageError(f"{source}: ranks pairs and encodes nothing; give it as a second stage: MODEL + {source}")
     if is_checkpoint(source):
         source = str(converted_folder(label, source))
+    source, dim = _without_dim(label, source)
     if is_r2d2(source):
         network, processor = _load(source, fast)
         cast(nn.Module, network).to(choose_device("auto"))
-        return R2D2Stages(network, processor, name=label, context_length=context_length, options=options, source=source)
+        return R2D2Stages(
+            network,
+            processor,
+            name=label,
+            context_length=context_length,
+            options=options,
+            source=source,
+            dim=dim,
+        )
+    if dim is not None:
+        raise UsageError(f"{label}: dim is of R2D2 and of sentence_transformers:NAME; leave it out")
     if fast:
         raise UsageError(f"--fast is of R2D2, of which there are int8 exports; leave it out for {source}")
     if source.startswith(OPEN_CLIP):
@@ -80,6 +91,21 @@ def open_model(
         return StoredFeatures(label, Path(source), context_length)
     adapter = FgClip2Model if read_config(source).model_type == FG_CLIP2 else TwoTowersModel
     return open_two_towers(label, source, context_length, adapter)
+
+
+def _without_dim(name: str, source: str) -> tuple[str, int | None]:
+    """A name without `?dim=`, and the dimension; other libraries' names keep their options.
+
+    Raises:
+        UsageError: the dimension is no number, or there is another option.
+    """
+    if "?" not in source or source.startswith(PREFIXES) or PLUS in source:
+        return source, None
+    path, options = options_of(name, source, ("dim",))
+    dim = options["dim"]
+    if not dim.isdigit() or not int(dim):
+        raise UsageError(f"{name}: dim={dim} is no number of dimensions")
+    return path, int(dim)
 
 
 def _open_two(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:
@@ -144,9 +170,10 @@ def is_r2d2(source: str) -> bool:
     Raises:
         CcmbError: it is not there; the message names it.
     """
-    folder = Path(source)
     if is_checkpoint(source):
         return True
+    source = _without_dim(source, source)[0]
+    folder = Path(source)
     if source.startswith(PREFIXES) or PLUS in source or is_features(folder):
         return False
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -156,7 +183,7 @@ def is_r2d2(source: str) -> bool:
 
 def is_exported(name: str) -> bool:
     """Whether a model is an ONNX export of this package."""
-    folder = Path(label_and_source(name)[1])
+    folder = Path(label_and_source(name)[1].partition("?")[0])
     return is_export(folder) or is_export(folder / "model")
 
 
@@ -169,6 +196,7 @@ def may_rank(name: str) -> bool:
         return False
     if is_checkpoint(source):
         return True
+    source = source.partition("?")[0]
     try:
         if Path(source).is_dir() and not (Path(source) / "config.json").is_file():  # a run
             source = str(model_folder(source))
@@ -195,9 +223,10 @@ def label_and_source(name: str) -> tuple[str, str]:
         where = Path(model.partition("?")[0])
         return f"{prefix}:{where.name if where.is_dir() else model}", name
     if not named:
-        path = Path(name)
+        folder, mark, options = name.partition("?")
+        path = Path(folder)
         last = path.parent.name if path.name in ("run", "model") and path.parent.name else path.name
-        label, source = last if path.is_dir() else name, name
+        label, source = f"{last}{mark}{options}" if path.is_dir() else name, name
     if not label or not source:
         raise UsageError(f"'{name}' names no model; give a folder, a hub id, or LABEL=SOURCE")
     return label, source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ccmb.core.choices import RankingRule
+from ccmb.core.errors import UsageError
+from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.interface import TwoStageModel
 from ccmb.inference.items import EncodedItems
 from ccmb.inference.models.base import IMAGE_BATCH, context_within, count_parameters, fingerprint
@@ -21,11 +24,14 @@ from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.onnx.runtime import ExportedR2D2
 from ccmb.r2d2.processing import ImageInput, R2D2Processor
 from ccmb.r2d2.tokenizer import straightens_quotes
-from ccmb.r2d2.towers.two_towers import TowerOutput
+from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 
 
 class R2D2Stages:
-    """R2D2 with both stages, or PRD2 with the first. `model` may also be a captioner or a generator."""
+    """R2D2 with both stages, or PRD2 with the first. `model` may also be a captioner or a generator.
+
+    With `dim`, embeddings are their first so many numbers, normalised anew, as of `objectives.gcpr.prefixes`.
+    """
 
     def __init__(
         self,
@@ -36,7 +42,11 @@ class R2D2Stages:
         context_length: int | None = None,
         options: RankOptions = EXACT_OPTIONS,
         source: str | Path | None = None,
+        dim: int | None = None,
     ) -> None:
+        if dim is not None and not 0 < dim <= model.config.embed_dim:
+            raise UsageError(f"{name}: dim={dim}; its embeddings have {model.config.embed_dim} numbers")
+        self._dim = dim
         max_tokens = model.config.max_text_tokens
         tokens = context_within(name, context_length, processor.max_text_tokens, max_tokens)
         if tokens != processor.max_text_tokens:  # the caller's own stays as it is
@@ -49,6 +59,8 @@ class R2D2Stages:
         settings += [sorted(processor.tokenizer.get_vocab().items())]
         settings += ["quotes are straight"] if straightens_quotes(processor.tokenizer) else []
         self._identity: dict[str, Any] = {"config": config, "processor": settings}
+        if dim is not None:
+            self._identity["dim"] = dim
         if isinstance(model, ExportedR2D2):
             self._identity["export"] = model.record.files
         model.eval()
@@ -58,8 +70,10 @@ class R2D2Stages:
 
     @property
     def source(self) -> str:
-        """The model folder; empty if it is of none."""
-        return "" if self._source is None else str(model_folder(self._source).resolve())
+        """The model folder, with `?dim=` if embeddings are cut; empty if it is of none."""
+        if self._source is None:
+            return ""
+        return str(model_folder(self._source).resolve()) + ("" if self._dim is None else f"?dim={self._dim}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,11 +82,14 @@ class R2D2Stages:
     @cached_property
     def weights_id(self) -> str:
         """SHA-256 of the folder's weights, which its export shares; the fingerprint if it is of no folder."""
-        return self.fingerprint if self._source is None else weights_fingerprint(model_folder(self._source))
+        if self._source is None:
+            return self.fingerprint
+        weights = weights_fingerprint(model_folder(self._source))
+        return weights if self._dim is None else sha256_of_json([weights, self._dim])
 
     @property
     def embed_dim(self) -> int:
-        return self.network.config.embed_dim
+        return self._dim or self.network.config.embed_dim
 
     @property
     def match_temperature(self) -> float | None:
@@ -135,13 +152,18 @@ class R2D2Stages:
         return self._encoder.prepare(image)
 
     def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
-        return self._encoder.encode_prepared(images)
+        return self._cut(self._encoder.encode_prepared(images))
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self._encoder.encode_images(names, load)
+        return self._cut(self._encoder.encode_images(names, load))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        return self._encoder.encode_texts(texts)
+        return self._cut(self._encoder.encode_texts(texts))
+
+    def _cut(self, output: TowerOutput) -> TowerOutput:
+        if self._dim is None:
+            return output
+        return replace(output, embed=l2_normalize(output.embed[:, : self._dim]))
 
     def encode_passages(self, texts: Sequence[str]) -> TowerOutput:
         return self.encode_texts(texts)

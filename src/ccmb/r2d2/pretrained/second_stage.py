@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -32,9 +33,17 @@ def with_cross_encoders(model: R2D2Model, **fields: Any) -> R2D2Model:
 
 
 def add_decoder(
-    model: R2D2Model, processor: R2D2Processor, layers: int, standardize_states: bool, texts: Iterable[str]
+    model: R2D2Model,
+    processor: R2D2Processor,
+    layers: int,
+    standardize_states: bool,
+    texts: Iterable[str],
+    max_tokens: int | None = None,
 ) -> None:
     """Give a network a new decoder that knows the tokens of some texts; its random weights are of torch's generator.
+
+    Args:
+        max_tokens: it knows so many of the most frequent ones, and all others as one; by default all.
 
     Raises:
         UsageError: it has cross encoders, which rank already.
@@ -45,7 +54,7 @@ def add_decoder(
             f"objectives.lm trains a decoder that ranks, and this network has cross encoders (model.cross_layers is "
             f"{config.cross_layers}); give model.cross_layers=0, or set objectives.lm=off"
         )
-    tokens, prefix = _tokens(processor, texts)
+    tokens, prefix = _tokens(processor, texts, max_tokens)
     config.decoder_layers, config.decoder_vocab_size = layers, len(tokens) + 1
     config.decoder_skipped_tokens = prefix
     weight = model.temperature
@@ -58,13 +67,15 @@ def add_decoder(
         model.image_standardize = Standardize(config.image_width).to(weight.device, weight.dtype)
 
 
-def _tokens(processor: R2D2Processor, texts: Iterable[str]) -> tuple[list[int], int]:
-    """The tokens of some texts, and how many after the first all have because of the prefix."""
-    known, every = set[int](), list(dict.fromkeys(texts))
+def _tokens(processor: R2D2Processor, texts: Iterable[str], max_tokens: int | None) -> tuple[list[int], int]:
+    """The most frequent tokens of some texts, and how many after the first all have because of the prefix."""
+    counts, every = Counter[int](), list(dict.fromkeys(texts))
     for start in range(0, len(every), BATCH):
         encoded = processor.texts(every[start : start + BATCH])
-        known.update(encoded["input_ids"][encoded["attention_mask"].bool()].unique().tolist())
-    return sorted(known), _prefix_length(processor)
+        ids, times = encoded["input_ids"][encoded["attention_mask"].bool()].unique(return_counts=True)
+        counts.update(dict(zip(ids.tolist(), times.tolist(), strict=True)))
+    frequent = sorted(counts, key=lambda token: (-counts[token], token))[:max_tokens]
+    return sorted(frequent), _prefix_length(processor)
 
 
 def _prefix_length(processor: R2D2Processor) -> int:

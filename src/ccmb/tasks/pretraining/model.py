@@ -41,6 +41,7 @@ NO_FIELDS = {
     "lora",
     "licenses",
     "decoder_layers",
+    "decoder_max_tokens",
 }
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "match_weight", "rerank_k", "temperature_min")
@@ -80,7 +81,13 @@ def build_model(
         )
     if objectives.lm.weight and not config.decoder_layers:
         texts = (text for sample in samples for text in sample.texts)
-        add_decoder(model, processor, shape.decoder_layers, shape.standardize_states, texts)
+        add_decoder(
+            model, processor, shape.decoder_layers, shape.standardize_states, texts, max_tokens=shape.decoder_max_tokens
+        )
+    elif config.decoder_layers and is_given(shape, "decoder_max_tokens"):
+        raise UsageError(
+            "model.decoder_max_tokens is of a new decoder, and the model to start from has one; leave it out"
+        )
     elif config.decoder_layers and is_given(shape, "decoder_layers"):
         _check_settled(shape, config, ("decoder_layers",))
     return model, processor

@@ -167,7 +167,8 @@ def _of_network(model: ModelRecipe, objectives: Objectives) -> Iterator[Unused]:
         why, causes = "the network has no second stage", ("model.cross_layers", "model.preset", "objectives.lm.weight")
         yield Unused(OF_SECOND_STAGE, why, causes)
     if not objectives.lm.weight:
-        yield Unused(("model.decoder_layers",), "lm is off", ("objectives.lm.weight",))
+        keys = "model.decoder_layers", "model.decoder_max_tokens"
+        yield Unused(keys, "lm is off", ("objectives.lm.weight",))
     if model.ranking_rule == "sum":
         yield Unused(("model.match_weight",), "of the rule log_odds", ("model.ranking_rule",))
 
