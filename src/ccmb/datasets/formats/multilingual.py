@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from ccmb.core.errors import CcmbError, UsageError
@@ -97,9 +97,7 @@ def _xm3600(folder: Path, split: str, problems: Problems) -> Iterator[Text]:
             if tag is None or not isinstance(captions, list):
                 problems.add(BAD_LINE, f'{where}: "{key}" needs "caption", a list of texts in one language')
                 continue
-            for index, caption in enumerate(captions):
-                if (text := text_of(caption, f"{where}.{key}[{index}]", problems)) is not None:
-                    yield Text(tag, image, text, where)
+            yield from _each(captions, tag, image, f"{where}.{key}", problems)
 
 
 def _line_files(folder: Path, split: str, problems: Problems) -> Iterator[Text]:
@@ -140,9 +138,7 @@ def _xflickrco(folder: Path, split: str, problems: Problems) -> Iterator[Text]:
             if image is None or not isinstance(sentences, list):
                 problems.add(BAD_LINE, f'{where}: needs "img_path" and "sentences", a list of texts')
                 continue
-            for index, sentence in enumerate(sentences):
-                if (text := text_of(sentence, f"{where}.sentences[{index}]", problems)) is not None:
-                    yield Text(field, image, text, where)
+            yield from _each(sentences, field, image, f"{where}.sentences", problems)
 
 
 def _multi30k(folder: Path, split: str, problems: Problems) -> Iterator[Text]:
@@ -179,6 +175,13 @@ def _wit(folder: Path, split: str, problems: Problems) -> Iterator[Text]:
                 problems.add(BAD_LINE, f'{where}: needs "language", and "wit_ix" or "image_url"')
             elif (text := text_of(line.get("caption_reference_description"), where, problems)) is not None:
                 yield Text(tag, image, text, where)
+
+
+def _each(values: list[Any], field: str, image: str, where: str, problems: Problems) -> Iterator[Text]:
+    """The texts of a list; others are counted."""
+    for index, value in enumerate(values):
+        if (text := text_of(value, f"{where}[{index}]", problems)) is not None:
+            yield Text(field, image, text, where)
 
 
 def _name_in_url(url: str) -> str | None:
