@@ -18,6 +18,7 @@ from tests.helpers.runs import Command, command_line
 from tests.helpers.serving import asked, post
 from tests.helpers.tiny import TEXTS, tiny_images
 from tests.helpers.two_towers import BUILDS, save_r2d2, save_two_towers
+from tests.helpers.wukong import save_wukong
 
 pytestmark = pytest.mark.numeric
 
@@ -41,10 +42,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def model_of(kind: str, folder: Path) -> str:
+    if kind == "wukong":
+        return save_wukong(folder / kind, "token_wise")
     return str(save_r2d2(folder / kind) if kind == "r2d2" else save_two_towers(folder / kind, kind))
 
 
-@pytest.mark.parametrize("kind", ["r2d2", *BUILDS])
+@pytest.mark.parametrize("kind", ["r2d2", "wukong", *BUILDS])
 def test_every_verb_takes_it(kind: str, photos: Path, tmp_path: Path, command: Command) -> None:
     def run(*arguments: object) -> Any:
         outcome = command(*arguments)
@@ -52,7 +55,7 @@ def test_every_verb_takes_it(kind: str, photos: Path, tmp_path: Path, command: C
         return json.loads(outcome.out) if arguments[-1] == "--json" else None
 
     name, index, pairs = model_of(kind, tmp_path), tmp_path / "index", tmp_path / "pairs.jsonl"
-    ranks = kind == "r2d2"
+    ranks = kind in ("r2d2", "wukong")
     model = open_model(name)
     cosine_N = (
         model.encode_images(range(COUNT), tiny_images(COUNT).__getitem__).embed @ model.encode_texts(TEXTS[:1]).embed[0]

@@ -33,47 +33,19 @@ class Calibration:
     offset: float
 
 
-class CrossEncoderRanker:
-    """A second stage over pairs as they are, in the order (text, image).
+class ScoreRanker:
+    """The base of second stages that give a pair one score, of which an offset and a temperature make a probability.
 
     Attributes:
-        name, source, fingerprint: as a `Model` has them.
         calibration: None until it is fitted or read.
-        states_width: 0: it reads images, and no states.
     """
 
-    kind = "cross_encoder"
-    states_width = 0
     can_rank = True
     has_offset = True
     ranking_rule = None
 
-    def __init__(self, name: str, source: str) -> None:
-        """Open a local folder or hub id.
-
-        Args:
-            source: what follows the prefix: a name, and as options `prompt`, the name of one of the model's, and those
-                of `open_library_model`.
-
-        Raises:
-            UsageError: sentence-transformers is not installed, an option is unknown, or it scores several labels.
-            CcmbError: it cannot be opened.
-        """
-        path, options = options_of(name, source, OPTIONS)
-        self._model = open_library_model(name, "CrossEncoder", path, options)
-        if self._model.num_labels != 1:
-            raise UsageError(f"{name}: scores {self._model.num_labels} labels; a reranker has one")
-        self._prompt = options.get("prompt")
-        if self._prompt is not None and self._prompt not in self._model.prompts:
-            raise UsageError(f"{name}: prompt={self._prompt} is no prompt of the model")
-        where = str(Path(path).resolve()) if Path(path).is_dir() else path
-        self.name, self.source = name, CROSS_ENCODER + where + source[len(path) :]
-        self.fingerprint = fingerprint(self._model, {"kind": self.kind, "prompts": [self._prompt, self._model.prompts]})
+    def __init__(self) -> None:
         self.calibration: Calibration | None = None
-
-    @property
-    def parameters(self) -> int:
-        return count_parameters(self._model)
 
     @property
     def match_temperature(self) -> float:
@@ -86,6 +58,51 @@ class CrossEncoderRanker:
     def calibrate(self, temperature: float, offset: float = 0.0) -> None:
         """Give probabilities from now on."""
         self.calibration = Calibration(temperature, offset)
+
+    def match(self, logit_N: Tensor) -> Match:
+        """The scores as a match: both heads are the one score."""
+        offset = 0.0 if self.calibration is None else self.calibration.offset
+        heads_N2 = (logit_N - offset)[:, None].expand(-1, 2)
+        return Match(logit_N.sigmoid(), heads_N2.sum(1), heads_N2, self.match_temperature, self.is_calibrated)
+
+
+class CrossEncoderRanker(ScoreRanker):
+    """A second stage over pairs as they are, in the order (text, image).
+
+    Attributes:
+        name, source, fingerprint: as a `Model` has them.
+        states_width: 0: it reads images, and no states.
+    """
+
+    kind = "cross_encoder"
+    states_width = 0
+
+    def __init__(self, name: str, source: str) -> None:
+        """Open a local folder or hub id.
+
+        Args:
+            source: what follows the prefix: a name, and as options `prompt`, the name of one of the model's, and those
+                of `open_library_model`.
+
+        Raises:
+            UsageError: sentence-transformers is not installed, an option is unknown, or it scores several labels.
+            CcmbError: it cannot be opened.
+        """
+        super().__init__()
+        path, options = options_of(name, source, OPTIONS)
+        self._model = open_library_model(name, "CrossEncoder", path, options)
+        if self._model.num_labels != 1:
+            raise UsageError(f"{name}: scores {self._model.num_labels} labels; a reranker has one")
+        self._prompt = options.get("prompt")
+        if self._prompt is not None and self._prompt not in self._model.prompts:
+            raise UsageError(f"{name}: prompt={self._prompt} is no prompt of the model")
+        where = str(Path(path).resolve()) if Path(path).is_dir() else path
+        self.name, self.source = name, CROSS_ENCODER + where + source[len(path) :]
+        self.fingerprint = fingerprint(self._model, {"kind": self.kind, "prompts": [self._prompt, self._model.prompts]})
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self._model)
 
     def prepare(self, image: ImageInput) -> Image.Image:
         return open_image(image)
@@ -107,12 +124,6 @@ class CrossEncoderRanker:
         index = zip(text_index_N.tolist(), image_index_N.tolist(), strict=True)
         logit_N = self._logits([(texts.raw[text], opened[image]) for text, image in index])
         return StageScores(cosine_N, self.match(logit_N), logit_N)
-
-    def match(self, logit_N: Tensor) -> Match:
-        """The scores as a match: both heads are the one score."""
-        offset = 0.0 if self.calibration is None else self.calibration.offset
-        heads_N2 = (logit_N - offset)[:, None].expand(-1, 2)
-        return Match(logit_N.sigmoid(), heads_N2.sum(1), heads_N2, self.match_temperature, self.is_calibrated)
 
     def score_texts(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """(N,) scores of pairs of a query and a passage."""

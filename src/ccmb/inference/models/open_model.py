@@ -23,6 +23,7 @@ from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, S
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
 from ccmb.inference.models.transformers_clip import TwoTowersModel, open_two_towers
 from ccmb.inference.models.two_models import PairRanker, TwoModels
+from ccmb.inference.models.wukong import WUKONG, open_wukong
 from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
@@ -32,7 +33,7 @@ from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
-PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER)  # of names that a library opens
+PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER, WUKONG)  # of names that a library opens
 
 
 def open_model(
@@ -87,6 +88,8 @@ def open_model(
         return OpenClipModel(label, source.removeprefix(OPEN_CLIP), context_length)
     if source.startswith(SENTENCE_TRANSFORMERS):
         return SentenceTransformerModel(label, source.removeprefix(SENTENCE_TRANSFORMERS), context_length)
+    if source.startswith(WUKONG):
+        return open_wukong(label, source.removeprefix(WUKONG), context_length)
     if is_features(Path(source)):
         return StoredFeatures(label, Path(source), context_length)
     adapter = FgClip2Model if read_config(source).model_type == FG_CLIP2 else TwoTowersModel
@@ -190,7 +193,7 @@ def is_exported(name: str) -> bool:
 def may_rank(name: str) -> bool:
     """Whether a model may have a second stage, by its files; True for a model that cannot be opened."""
     source = label_and_source(name)[1]
-    if PLUS in source:
+    if PLUS in source or source.startswith(WUKONG):
         return True
     if source.startswith(PREFIXES) or is_features(Path(source)):
         return False
@@ -221,7 +224,7 @@ def label_and_source(name: str) -> tuple[str, str]:
     if not named and name.startswith(PREFIXES):  # a label has no path of this machine in it
         prefix, _, model = name.partition(":")
         where = Path(model.partition("?")[0])
-        return f"{prefix}:{where.name if where.is_dir() else model}", name
+        return f"{prefix}:{where.name if where.exists() else model}", name
     if not named:
         folder, mark, options = name.partition("?")
         path = Path(folder)

@@ -1,0 +1,169 @@
+"""Wukong's released checkpoints by name: `wukong:FILE.ckpt?tokenizer=vocab.txt`, global, token-wise, and reduced.
+
+A global one orders by cosine. A token-wise one pre-ranks by the cosine of its tokens' means, our choice, and ranks by
+late interaction, in which padding is no partner (`late_interaction.Padding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from ccmb.core.device import choose_device
+from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.late_interaction import late_scores
+from ccmb.inference.models.base import OneStage, context_within, fingerprint
+from ccmb.inference.models.cross_encoder import ScoreRanker
+from ccmb.inference.models.sentence_transformers import options_of
+from ccmb.inference.models.two_models import TwoModels
+from ccmb.inference.models.wukong_network import WukongNetwork, wukong_network
+from ccmb.inference.scoring import StageScores
+from ccmb.inference.stages import ImageLoader
+from ccmb.inference.user_images import open_image
+from ccmb.r2d2.folders.checkpoint_files import read_file
+from ccmb.r2d2.official import TOKENIZER
+from ccmb.r2d2.processing import ImageInput
+from ccmb.r2d2.tokenizer import load_tokenizer
+from ccmb.r2d2.towers.two_towers import TowerOutput
+
+WUKONG = "wukong:"
+OPTIONS = ("tokenizer", "similarity")
+SIMILARITIES = {"global": False, "token_wise": True}
+PAD = 0  # the files' texts are padded with it, and it is no token of a text
+
+
+class WukongModel(OneStage):
+    """The first stage: embeddings of images and texts; token states lie beside them if the model is token-wise."""
+
+    kind = "wukong"
+
+    def __init__(self, name: str, source: str, context_length: int | None = None) -> None:
+        """Open a file.
+
+        Args:
+            source: what follows the prefix: the file, and as options `tokenizer`, a vocab.txt, a folder or a hub id,
+                and `similarity`, global or token_wise, where the file's own is not what its shapes say.
+
+        Raises:
+            UsageError: an option is unknown, or the context length is none of the model's.
+            CcmbError: the file is none of Wukong's, or the tokenizer is another model's.
+        """
+        path, options = options_of(name, source, OPTIONS)
+        similarity = options.get("similarity")
+        if similarity is not None and similarity not in SIMILARITIES:
+            raise UsageError(f"{name}: similarity={similarity}; there are {', '.join(SIMILARITIES)}")
+        self.network: WukongNetwork = wukong_network(
+            path, read_file(path), None if similarity is None else SIMILARITIES[similarity]
+        )
+        where = options.get("tokenizer", TOKENIZER)
+        self._tokenizer, words = load_tokenizer(where), self.network.transformer.token_embedding.num_embeddings
+        if len(self._tokenizer) != words:
+            raise CcmbError(f"{where}: has {len(self._tokenizer):,} tokens, but the checkpoint has {words:,}")
+        self.name, self.source = name, WUKONG + str(Path(path).resolve()) + source[len(path) :]
+        longest = self.network.context_length
+        self.context_length: int | None = context_within(name, context_length, longest, longest)
+        size = self.network.image_size
+        self._images = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        settings = {"kind": self.kind, "settings": [vocabulary, self.context_length, self.network.is_token_wise]}
+        self.fingerprint = fingerprint(self.network, settings)
+        self._model = self.network.to(choose_device("auto"))
+
+    def prepare(self, image: ImageInput) -> Tensor:
+        pixels: Tensor = self._images(images=[open_image(image)], return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
+        with torch.inference_mode():
+            embed_BD, tokens_BSD = self.network.images(torch.cat(list(images)).to(choose_device("auto")))
+        return TowerOutput(embed_BD.cpu(), tokens_BSD.cpu())
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        encoded = self._tokenizer(
+            list(texts), padding="longest", truncation=True, max_length=self.context_length, return_tensors="pt"
+        )
+        ids_BT = encoded["input_ids"].to(choose_device("auto"))
+        mask_BT = (ids_BT != PAD).long()
+        with torch.inference_mode():
+            embed_BD, tokens_BTD = self.network.texts(ids_BT, mask_BT)
+        mask = mask_BT.cpu() if self.network.is_token_wise else None
+        return TowerOutput(embed_BD.cpu(), tokens_BTD.cpu(), mask)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return sum(map(len, self._tokenizer(list(texts))["input_ids"])) if texts else 0
+
+
+class LateInteraction(ScoreRanker):
+    """The second stage of a token-wise model: its tokens against each other."""
+
+    kind = "late interaction"
+
+    def __init__(self, model: WukongModel) -> None:
+        super().__init__()
+        self._model = model
+        self.name, self.source, self.fingerprint = model.name, model.source, model.fingerprint
+        self.states_width = model.network.dim
+
+    @property
+    def parameters(self) -> int:
+        return 0  # all are the first stage's
+
+    def prepare(self, image: ImageInput) -> Tensor:
+        return self._model.prepare(image)
+
+    def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
+        return self._model.encode_prepared(images)
+
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
+        return self._model.encode_images(names, load)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        return self._model.encode_texts(texts)
+
+    def score_pairs(
+        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
+    ) -> StageScores:
+        """The scores of N pairs picked by index; a pair's score alone orders it."""
+        of_image, of_text = images[image_index_N], texts[text_index_N]
+        assert of_text.mask is not None, "texts of a token-wise model have a mask"
+        score_N = late_scores(of_image.states, of_text.states, of_text.mask)
+        return StageScores(cosine_N, self.match(score_N), score_N)
+
+
+class WukongTokenWise(TwoModels):
+    """Both stages of a token-wise model, which reads images and texts once for both."""
+
+    kind = "wukong"
+
+    def __init__(self, model: WukongModel) -> None:
+        super().__init__(model, LateInteraction(model), model.name)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.first.fingerprint
+
+    def prepare(self, image: ImageInput) -> Any:
+        return self.first.prepare(image)
+
+    def embed_prepared(self, images: Sequence[Any]) -> Tensor:
+        return self.first.embed_prepared(images)
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        return self.ranker.encode_prepared(images)
+
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
+        return self.ranker.encode_images(names, load)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        return self.ranker.encode_texts(texts)
+
+
+def open_wukong(name: str, source: str, context_length: int | None = None) -> WukongModel | WukongTokenWise:
+    """A checkpoint by what follows the prefix; see `WukongModel`."""
+    model = WukongModel(name, source, context_length)
+    return WukongTokenWise(model) if model.network.is_token_wise else model
