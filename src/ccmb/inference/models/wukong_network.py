@@ -131,9 +131,14 @@ class WukongNetwork(nn.Module):
         dim, context = shapes["visual.proj"][1], shapes["transformer.positional_embedding"][0]
         maps = shapes.get("visual.token_reduction.attention_maps.1.weight")
         self.visual = Visual(
-            width, _count(shapes, "visual.transformer"), patch, tokens, dim, None if maps is None else maps[0]
+            width,
+            layers=_count(shapes, "visual.transformer"),
+            patch=patch,
+            tokens=tokens,
+            dim=dim,
+            reduced=None if maps is None else maps[0],
         )
-        self.transformer = Text(text_width, _count(shapes, "transformer"), words, context, dim)
+        self.transformer = Text(text_width, layers=_count(shapes, "transformer"), words=words, tokens=context, dim=dim)
         self.image_size, self.context_length, self.dim = patch * round((tokens - 1) ** 0.5), context, dim
         self.is_token_wise = (maps is not None or dim != text_width) if is_token_wise is None else is_token_wise
 

@@ -83,18 +83,11 @@ def calibrate(
     if not model.can_rank:
         raise CcmbError("the model has no second stage: there is no match score to calibrate")
     image_source = ImageSource.open(images)
-    if languages is not None:
-        read = by_language(read_pairs(pairs, split, all_fields(languages), lenient=True), languages)
-    else:
-        read = read_pairs(pairs, split, fields)
-    samples, unreadable = readable_samples(read, image_source)
+    samples, unreadable, tags = _readable(pairs, split, fields, languages, image_source)
     texts = [text for sample in samples for text in sample.texts]
     if len(texts) < MIN_TEXTS:
         raise _too_little(pairs, split, len(texts))
     names = [sample.image for sample in samples]
-    tags = [
-        tag for sample in samples for tag, of_tag in zip(languages or (), sample.fields, strict=False) for _ in of_tag
-    ]
     gallery = encode_gallery(model, names, [sample.texts for sample in samples], image_source.load)
     drawn = draw_pairs(gallery, samples, texts, depth, seed)
     fitted_P = _first_half([names[index] for index in drawn.right.tolist()], seed)
@@ -108,7 +101,7 @@ def calibrate(
     fitted, offset = _fit(model, log_odds_N2, label_N)
     temperature = _as_fitted(fitted)
     model.calibrate(temperature, offset)
-    return {
+    report = {
         "match_temperature": temperature,
         **({"offset": offset} if model.has_offset else {}),
         "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
@@ -121,8 +114,22 @@ def calibrate(
             "after": _quality(log_odds_N2[~fitted_N] - half_offset, labels, images_N, half),
         },
         "unreadable": unreadable,
-        **({} if languages is None else {"languages": _by_language(model, log_odds_N2, fitted_N, half, drawn, tags)}),
     }
+    if languages is not None:
+        report["languages"] = _by_language(model, log_odds_N2, fitted_N, common=half, drawn=drawn, tags=tags)
+    return report
+
+
+def _readable(
+    pairs: Path, split: str | None, fields: Sequence[str], languages: Languages | None, images: ImageSource
+) -> tuple[list[Sample], list[str], list[str]]:
+    """The samples whose images can be read, a line for each other one, and the language of each text, if any is."""
+    if languages is None:
+        return *readable_samples(read_pairs(pairs, split, fields), images), []
+    read = by_language(read_pairs(pairs, split, all_fields(languages), lenient=True), languages)
+    samples, unreadable = readable_samples(read, images)
+    tags = [tag for one in samples for tag, texts in zip(languages, one.fields, strict=True) for _ in texts]
+    return samples, unreadable, tags
 
 
 def _by_language(
