@@ -96,28 +96,35 @@ def calibrate(
     log_odds_N2, label_N, fitted_N = score_pairs(model, gallery, drawn), drawn.labels, fitted_P.repeat(2)
     if not log_odds_N2.isfinite().all():
         raise CcmbError("the model's match scores are not finite numbers: there is nothing to calibrate")
-    half, half_offset = _fit(model, log_odds_N2[fitted_N], label_N[fitted_N])
-    labels, images_N = label_N[~fitted_N], drawn.right.repeat(2)[~fitted_N]
+    held_out = _held_out(model, log_odds_N2, fitted_N, drawn)
     fitted, offset = _fit(model, log_odds_N2, label_N)
     temperature = _as_fitted(fitted)
     model.calibrate(temperature, offset)
-    report = {
+    report: dict[str, Any] = {
         "match_temperature": temperature,
         **({"offset": offset} if model.has_offset else {}),
         "at_bound": not 1.001 * LOWEST < temperature < 0.999 * HIGHEST,
         "pairs": len(label_N),
         "depth": depth,
-        "held_out": {
-            "pairs": len(labels),
-            "match_temperature": half,
-            "before": _quality(log_odds_N2[~fitted_N], labels, images_N, 1.0),
-            "after": _quality(log_odds_N2[~fitted_N] - half_offset, labels, images_N, half),
-        },
+        "held_out": held_out,
         "unreadable": unreadable,
     }
     if languages is not None:
-        report["languages"] = _by_language(model, log_odds_N2, fitted_N, common=half, drawn=drawn, tags=tags)
+        common = held_out["match_temperature"]
+        report["languages"] = _by_language(model, log_odds_N2, fitted_N, common=common, drawn=drawn, tags=tags)
     return report
+
+
+def _held_out(model: Model, log_odds_N2: Tensor, fitted_N: Tensor, drawn: DrawnPairs) -> dict[str, Any]:
+    """The quality on the other half of the images, without a temperature and with that of the first half."""
+    half, offset = _fit(model, log_odds_N2[fitted_N], drawn.labels[fitted_N])
+    labels, images_N = drawn.labels[~fitted_N], drawn.right.repeat(2)[~fitted_N]
+    return {
+        "pairs": len(labels),
+        "match_temperature": half,
+        "before": _quality(log_odds_N2[~fitted_N], labels, images_N, 1.0),
+        "after": _quality(log_odds_N2[~fitted_N] - offset, labels, images_N, half),
+    }
 
 
 def _readable(
