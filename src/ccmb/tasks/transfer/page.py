@@ -50,8 +50,8 @@ def _stage_section(report: Values, stage: str) -> str:
     body = ""
     for way, words in WAY_WORDS.items():
         for recall in ("R@1", "R@10"):
-            body += f"<h3>{both(f'{words[0]} {recall}', f'{words[1]} {recall}')}</h3>"
-            body += _heat_map(report, stage, way, recall)
+            title = both(f"{words[0]} {recall}", f"{words[1]} {recall}")
+            body += f'<h3 style="margin-top:1.6rem">{title}</h3>{_heat_map(report, stage, way, recall)}'
     return section(chinese, english, body)
 
 
@@ -75,7 +75,7 @@ def _heat(metric: Values | None, best: float, trained: bool) -> str:
     """A cell whose colour is the deeper the higher its value; what a model was trained on is bold."""
     if metric is None:
         return "–"
-    depth = round(75 * metric["value"] / best) if best > 0 else 0
+    depth = round(80 * (metric["value"] / best) ** 2) if best > 0 else 0  # squared, so that the eye tells more apart
     value = f"<b>{percent(metric['value'])}</b>" if trained else percent(metric["value"])
     ends = f"<small>[{percent(metric['low'])}, {percent(metric['high'])}]</small>"
     colour = f"background:color-mix(in srgb, var(--first) {depth}%, transparent)"
