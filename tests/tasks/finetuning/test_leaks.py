@@ -171,8 +171,8 @@ def test_verify_counts_photographs_of_another_set(flickr8k: Path, flickr30k: Pat
     assert "flickr8k-cn test and flickr30k: 4 images are shared (4 of its train)" in checked_text(checked)
     outcome = command("data", "verify", "flickr8k-cn", flickr8k)
     assert (
-        "18 images are photographs of Flickr by their names, which Flickr8k(-CN), Flickr30k(-CN, -CNA) have too"
-        in outcome.out
+        "18 images are photographs of Flickr by their names, which Flickr8k(-CN), Flickr30k(-CN, -CNA, -200), "
+        "Multi30k, xFlickr&CO have too" in outcome.out
     )
     refused = command("data", "verify", "flickr8k-cn", flickr8k, "--against", "nothing")
     assert (refused.code, "--against nothing: give NAME=FOLDER" in refused.err) == (2, True)

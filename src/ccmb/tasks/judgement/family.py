@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.core.options import Flag
 from ccmb.tasks.family import Loaded, Report, TaskFamily, name_and_place
 from ccmb.tasks.judgement.table import judgement_table
 from ccmb.tasks.options import PairOptions
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgementOptions(PairOptions):
-    """What `ccmb evaluate` reads on graded pairs."""
-
-    text_field: Annotated[
-        list[str] | None, Flag("Text field; may be given several times. Of published judgements one, of any language.")
-    ] = None
+    """What `ccmb evaluate` reads on graded pairs; the text field is of published judgements, one of any language."""
 
 
 class JudgementFamily(TaskFamily[JudgementOptions, "GradedPairs", "Model", "PairScores"]):
