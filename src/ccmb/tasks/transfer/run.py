@@ -22,7 +22,7 @@ from ccmb.tasks.transfer.table import transfer_markdown
 from ccmb.tasks.transfer.trained_on import TrainedOn, trained_on
 
 PROTOCOL = 1  # raised when equal settings no longer give equal metrics
-KEPT = "measured"  # folder of what was measured, a file for each model
+KEPT = "measured"  # folder of what was measured, a file for each model and column
 DEPTH = 128
 
 Values = dict[str, Any]
@@ -97,35 +97,32 @@ def transfer(wanted: Transfer) -> Values:
 
 def _measured(name: str, label: str, data: LanguageSet, wanted: Transfer) -> Values:
     """A model's metrics by column, those that were kept as they were."""
-    path = wanted.out / KEPT / f"{label.replace('/', '_')}.json"
     model = open_model(name)
     depth = 0 if not wanted.ranked or not model.can_rank else wanted.depth or model.rerank_k or DEPTH
-    known = _read(path)
     names = [sample.image for sample in data.samples]
-    keys = {
-        column.name: sha256_of_json(
-            {
-                "protocol": PROTOCOL,
-                "model": model.fingerprint,
-                "texts": list(zip(names, data.texts(column), strict=True)),
-                "depth": depth,
-                "convention": wanted.convention,
-            }
-        )
-        for column in wanted.columns
-    }
-    missing = [column for column in wanted.columns if keys[column.name] not in known]
+    paths = {}
+    for column in wanted.columns:
+        settings = {
+            "protocol": PROTOCOL,
+            "model": model.fingerprint,
+            "texts": list(zip(names, data.texts(column), strict=True)),
+            "depth": depth,
+            "convention": wanted.convention,
+        }
+        paths[column.name] = wanted.out / KEPT / f"{sha256_of_json(settings)[:32]}.json"
+    known = {column: _read(path) for column, path in paths.items()}
+    missing = [column for column in wanted.columns if known[column.name] is None]
     if missing:
         for column, measured in measure_columns(model, data, depth, wanted.convention, missing):
-            known[keys[column.name]] = of_language(measured)
-            write_json(path, known)
-    return {column: known[key] for column, key in keys.items()}
+            known[column.name] = of_language(measured)
+            write_json(paths[column.name], {"model": label, "column": column.name, "metrics": known[column.name]})
+    return known
 
 
-def _read(path: Path) -> Values:
+def _read(path: Path) -> Values | None:
     """What was kept; nothing where the file is none of ours."""
     try:
-        known = read_json(path) if path.exists() else {}
-    except CcmbError:
-        return {}
-    return known if isinstance(known, dict) else {}
+        kept = read_json(path)["metrics"] if path.exists() else None
+    except (CcmbError, KeyError, TypeError):
+        return None
+    return kept if isinstance(kept, dict) else None
