@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ccmb.r2d2.packing import Packing, row_attention
+from ccmb.r2d2.siglip_text import is_siglip_text, siglip_text_class
 
 BERTS_KIND = ("bert", "roberta", "xlm-roberta", "ernie")
 PACKED = "sdpa_or_packed"
@@ -19,6 +20,8 @@ PACKED = "sdpa_or_packed"
 
 def tower_class(config: PreTrainedConfig, pooler: bool) -> tuple[Any, dict[str, bool]]:
     """A backbone's class and its options. `pooler` decides on the pooling layer of classes that offer one."""
+    if is_siglip_text(config):
+        return siglip_text_class(config), {}
     kind: Any = MODEL_MAPPING[type(config)]
     optional = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
     return kind, {"add_pooling_layer": pooler} if optional else {}

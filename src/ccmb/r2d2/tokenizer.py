@@ -54,11 +54,25 @@ def straighten_quotes(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or straightens_quotes(tokenizer):
         return tokenizer
-    made = Tokenizer.from_str(backend.to_str())
-    before = [] if made.normalizer is None else [made.normalizer]
-    made.normalizer = normalizers.Sequence([*(normalizers.Replace(curly, '"') for curly in _CURLY), *before])
+    return _normalized_by(tokenizer, [normalizers.Replace(curly, '"') for curly in _CURLY])
+
+
+def lower_cased(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that reads texts in lower case. A slow one stays unchanged."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or (backend.normalizer is not None and backend.normalizer.normalize_str("A") == "a"):
+        return tokenizer
+    return _normalized_by(tokenizer, [normalizers.Lowercase()])
+
+
+def _normalized_by(tokenizer: Any, first: Sequence[Any]) -> PreTrainedTokenizerFast:
+    """A fast tokenizer, before whose own normalizer others are applied."""
+    made = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own = [] if made.normalizer is None else [made.normalizer]
+    made.normalizer = normalizers.Sequence([*first, *own])
     # A generic class: a model's own class would lose this normalizer when it is read again.
-    special = {name: getattr(tokenizer, name) for name in SPECIAL if getattr(tokenizer, name) is not None}
+    names = (*SPECIAL, "bos_token", "eos_token")
+    special = {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name) is not None}
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **special)
 
 

@@ -58,7 +58,8 @@ def kind_of(model_type: str) -> str:
     if model_type == "chinese_clip":
         return f"a Chinese-CLIP; {START}"
     if model_type in TWO_TOWERS:
-        return f"a {TWO_TOWERS[model_type]} ({model_type}); {USED}, and {VISION}"
+        both = ", and as well for the text tower" if model_type in ("siglip", "siglip2") else ""
+        return f"a {TWO_TOWERS[model_type]} ({model_type}); {USED}, and {VISION}{both}"
     if model_type in IMAGE_TOWERS:
         return f"an image tower alone ({model_type}); {VISION}"
     if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_MASKED_LM_MAPPING:

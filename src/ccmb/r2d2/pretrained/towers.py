@@ -31,7 +31,8 @@ from ccmb.r2d2.pretrained.sources import (
     text_pooling,
 )
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.tokenizer import straighten_quotes
+from ccmb.r2d2.siglip_text import is_siglip_text
+from ccmb.r2d2.tokenizer import load_tokenizer, lower_cased, straighten_quotes
 from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
 
 FROM_CHINESE_CLIP = (
@@ -63,7 +64,8 @@ def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2
     Args:
         vision: local folder or hub id of an image model that gives tokens or a feature map (CLIP, SigLIP, DINO, ViT,
             ResNet, EfficientNet, ConvNeXt, Swin, PVT, ...), or of a whole CLIP or SigLIP, whose image half is taken.
-        text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, E5, ...) with its tokenizer.
+        text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, E5, ...) with its tokenizer,
+            or of a whole SigLIP or SigLIP 2, whose text half is taken; see `ccmb.r2d2.siglip_text`.
         config: further fields of R2D2Config. By default texts are pooled as a sentence encoder's folder says, and batch
             norm keeps to its statistics.
 
@@ -183,8 +185,16 @@ def _vision_config(name: str | Path, preprocessed: int | None) -> PreTrainedConf
 
 def _text_config(name: str | Path) -> PreTrainedConfig:
     config = read_config(name)
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
-        raise UsageError(f"{name}: {config.model_type} is no BERT-like text encoder; give one, such as bert or roberta")
+    half = getattr(config, "text_config", None)
+    if isinstance(half, PreTrainedConfig) and is_siglip_text(half):
+        config = half
+        # The configuration's own default is not the padding that the model was trained with.
+        config.pad_token_id = load_tokenizer(name).pad_token_id
+    elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        raise UsageError(
+            f"{name}: {config.model_type} is no text encoder that R2D2 takes; give one such as bert or roberta, or a "
+            "whole SigLIP"
+        )
     config.dtype = torch.float32
     return config
 
@@ -198,8 +208,8 @@ def _same_shape(config: PreTrainedConfig, other: PreTrainedConfig) -> PreTrained
 
 def _tower_state(name: str | Path, config: PreTrainedConfig, pooler: bool) -> dict[str, Tensor]:
     kind, options = tower_class(config, pooler)
-    # A whole CLIP's other half is left out.
-    return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", r"text_model\.", **options).state_dict()
+    other_half = r"vision_model\." if is_siglip_text(config) else r"text_model\."  # of a whole CLIP, left out
+    return load_weights(name, kind, config, r"(?!)" if pooler else r"pooler\.", other_half, **options).state_dict()
 
 
 def _network(config: R2D2Config, image_state: Mapping[str, Tensor], text_state: Mapping[str, Tensor]) -> R2D2Model:
@@ -219,6 +229,8 @@ def _processor(model: R2D2Model, statistics: Statistics | None, text: str | Path
         )
     mean, std = statistics or FAMILIES.get(config.vision_config.model_type, IMAGENET)
     tokenizer = load_text_tokenizer(text, config.text_config.vocab_size, config.mlm_head)
+    if is_siglip_text(config.text_config):  # trained on texts in lower case, which its tokenizer does not see to
+        tokenizer = lower_cased(tokenizer)
     processor = R2D2Processor(
         tokenizer, config.image_size, config.max_text_tokens, mean, std, text_prefix=config.text_prefix
     )

@@ -92,7 +92,9 @@ def text_boundary(model: R2D2Model, count: int) -> Boundary | None:
     mask[1, longest // 2 :] = 0
     one: dict[str, Any] = {"input_ids": ids[:1, :-1], "attention_mask": mask[:1, :-1]}
     several = {"input_ids": ids, "attention_mask": mask}
-    return find_boundary(model.text_tower, count, one=one, several=several, stand_in=several)
+    boundary = find_boundary(model.text_tower, count, one=one, several=several, stand_in=several)
+    # Rows are stored for the tokens that a text has: a tower that pads by itself cannot be taken up from these.
+    return boundary if boundary is None or boundary.shape[1] == longest - 1 else None
 
 
 def _weight(module: nn.Module) -> Tensor:
