@@ -22,6 +22,7 @@ from tests.helpers.sources import (
     save_sentence_encoder,
     saved,
 )
+from tests.helpers.two_towers import SHORT, save_two_towers
 
 STEPS = 8  # of eight pairs: more than there are images, in both views, or titles
 TINY = [
@@ -91,6 +92,24 @@ def test_what_comes_out_loads_encodes_and_ranks(trained: Trained, tmp_path: Path
     assert model.config.text_config.model_type == "xlm-roberta"
     assert (model.config.text_pooling, processor.text_prefix) == ("mean", "query: ")
     assert_works_and_keeps_its_outputs(model, processor, tmp_path)
+
+
+def test_one_siglip_is_both_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+    siglip = save_two_towers(tmp_path / "siglip", "siglip")
+    towers = [f"data.folder={tiny_corpus(tmp_path / 'corpus')}", f"model.vision={siglip}", f"model.text={siglip}"]
+    towers += ["model.text_pooling=first", "model.text_prefix=''"]
+    pretrain(loaded(*towers, *TINY, f"model.max_text_tokens={SHORT}"), tmp_path / "run")
+    model, processor = load_model(tmp_path / "run")
+    assert model.config.text_config.model_type == "siglip_text_model"
+    before = load_file(siglip / "model.safetensors")
+    first = tower_weights(tmp_path / "run" / "stages" / "1-projections", "text_tower.")
+    assert first
+    assert all(torch.equal(tensor, before[f"text_model.{name}"]) for name, tensor in first.items())
+    # Of the lowest layers nothing is stored, since the tower pads by itself.
+    folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "cache" / "states").iterdir() if path.is_dir())
+    assert folders == ["image", "text"]
+    assert_works_and_keeps_its_outputs(model, processor, tmp_path / "again")
 
 
 def test_it_takes_shards_and_other_keys_and_refuses_what_would_do_nothing() -> None:
