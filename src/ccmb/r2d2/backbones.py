@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ccmb.r2d2.packing import Packing, row_attention
-from ccmb.r2d2.siglip_text import is_siglip_text, siglip_text_class
+from ccmb.r2d2.towers.siglip_text import is_siglip_text, siglip_text_class
 
 BERTS_KIND = ("bert", "roberta", "xlm-roberta", "ernie")
 PACKED = "sdpa_or_packed"

@@ -215,7 +215,7 @@ def test_naflex_and_other_kinds_of_models_are_refused(clip: Path, bert: Path, tm
     hf.Siglip2Config(vision_config=eye).save_pretrained(tmp_path / "naflex")
     assert_refused(UsageError, "naflex: a NaFlex SigLIP 2 .* fixed resolution", tmp_path / "naflex", bert)
     assert_refused(UsageError, "bert is no image tower; give one such as clip_vision_model", bert, bert)
-    assert_refused(UsageError, "clip is no BERT-like text encoder", clip, clip)
+    assert_refused(UsageError, "clip is no text encoder that R2D2 takes; give one such as bert", clip, clip)
 
 
 @pytest.mark.parametrize(("kind", "maximum"), [("bert", 64), ("xlm-roberta", 64)])

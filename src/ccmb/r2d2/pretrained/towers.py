@@ -31,9 +31,9 @@ from ccmb.r2d2.pretrained.sources import (
     text_pooling,
 )
 from ccmb.r2d2.processing import R2D2Processor
-from ccmb.r2d2.siglip_text import is_siglip_text
 from ccmb.r2d2.tokenizer import load_tokenizer, lower_cased, straighten_quotes
 from ccmb.r2d2.towers.image_forms import USUAL_SIZE, image_form, image_side, set_image_side
+from ccmb.r2d2.towers.siglip_text import is_siglip_text
 
 FROM_CHINESE_CLIP = (
     "embed_dim",
@@ -65,7 +65,7 @@ def from_towers(vision: str | Path, text: str | Path, **config: Any) -> tuple[R2
         vision: local folder or hub id of an image model that gives tokens or a feature map (CLIP, SigLIP, DINO, ViT,
             ResNet, EfficientNet, ConvNeXt, Swin, PVT, ...), or of a whole CLIP or SigLIP, whose image half is taken.
         text: local folder or hub id of a BERT-like encoder (BERT, RoBERTa, XLM-R, ERNIE, E5, ...) with its tokenizer,
-            or of a whole SigLIP or SigLIP 2, whose text half is taken; see `ccmb.r2d2.siglip_text`.
+            or of a whole SigLIP or SigLIP 2, whose text half is taken; see `ccmb.r2d2.towers.siglip_text`.
         config: further fields of R2D2Config. By default texts are pooled as a sentence encoder's folder says, and batch
             norm keeps to its statistics.
 
