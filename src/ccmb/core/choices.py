@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from ccmb.core.errors import UsageError, did_you_mean
 
-# The objectives of pre-training, in the order of the paper, and as it writes them; last, one that it does not have. See
-# `ccmb.objectives.config`.
-ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd", "lm"]
+# The objectives of pre-training, in the order of the paper, and as it writes them; last, those that it does not have.
+# See `ccmb.objectives.config`.
+ObjectiveName = Literal["gcpr", "fgr", "mlm", "tgd", "fgd", "lm", "tokenwise"]
 OBJECTIVE_NAMES: dict[ObjectiveName, str] = {
     "gcpr": "GCPR",
     "fgr": "FGR",
@@ -16,7 +16,9 @@ OBJECTIVE_NAMES: dict[ObjectiveName, str] = {
     "tgd": "TgD",
     "fgd": "FgD",
     "lm": "LM",
+    "tokenwise": "Token-wise",
 }
+NOT_THE_PAPERS: tuple[ObjectiveName, ...] = ("lm", "tokenwise")
 
 # How the second stage scores a pair; `ccmb.inference.scoring` defines each rule.
 RankingRule = Literal["sum", "log_odds"]
@@ -36,6 +38,10 @@ ExportPrecision = Literal["fp32", "int8"]
 
 # How several processes train one network; see `ccmb.training.parallel`.
 Strategy = Literal["ddp", "fsdp"]
+
+# How padding counts in late interaction. "official", as in Wukong's code: a padded text token is a zero vector, and the
+# best partner of an image token whose cosines are all negative. "exact": it is no partner.
+Padding = Literal["exact", "official"]
 
 # Whether a model has been trained on the set that it is measured on.
 Setting = Literal["zero-shot", "fine-tuned", "unstated"]

@@ -9,16 +9,11 @@ Shapes: N pairs, S image tokens, T text tokens, D width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import Padding
 from ccmb.core.floats import at_least_float32
-
-# How padding counts. "official", as in Wukong's code: a padded text token is a zero vector, and the best partner of an
-# image token whose cosines are all negative. "exact": it is no partner.
-Padding = Literal["exact", "official"]
 
 
 def directed_scores(
@@ -28,6 +23,7 @@ def directed_scores(
 
     Args:
         text_mask_NT: 1 at real tokens, of which each text has one or more.
+        padding: how a text's padding counts for the tokens of an image, see `ccmb.core.choices`.
     """
     cosine_NST = at_least_float32(image_NSD) @ at_least_float32(text_NTD).transpose(1, 2)
     real_N1T = text_mask_NT.bool()[:, None]

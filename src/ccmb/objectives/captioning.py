@@ -14,12 +14,12 @@ from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.distillation import EmaTeacher
 from ccmb.objectives.forward import images_of, measure_features
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.step import PretrainAux
 from ccmb.r2d2.generative.captioner import R2D2Captioner
 from ccmb.r2d2.towers.two_towers import TowerOutput, l2_normalize
 from ccmb.training.distributed import global_mean
+from ccmb.training.gradient_cache import in_chunks
 
 
 class CaptioningOptions(BaseModel):

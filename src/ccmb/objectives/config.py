@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ccmb.core.choices import OBJECTIVE_NAMES, ObjectiveName
+from ccmb.core.choices import NOT_THE_PAPERS, OBJECTIVE_NAMES, ObjectiveName, Padding
 from ccmb.core.config.base import ConfigBase
 from ccmb.core.errors import UsageError
 from ccmb.r2d2.configuration import R2D2Config
@@ -102,8 +102,23 @@ class LanguageModeling(Objective):
     )
 
 
+class TokenWise(Objective):
+    """Settings of the token-wise loss, which trains for late interaction, see `ccmb.objectives.token_wise`."""
+
+    dim: int | None = Field(
+        None,
+        gt=0,
+        description="contrast tokens by the first so many numbers of their embeddings, normalised anew; by default by "
+        "all. late:MODEL?dim= ranks by as many",
+    )
+    padding: Padding = Field(
+        "exact",
+        description="exact: a text's padding is no token's partner; official: it is a zero vector, as in Wukong's code",
+    )
+
+
 class Objectives(ConfigBase):
-    """The objectives of a run, by the names of the paper; LM is not the paper's, and off unless it is asked for."""
+    """The objectives of a run, by the names of the paper; those that are not its own are off unless asked for."""
 
     RETIRED: ClassVar = {"ema": "ema_decay"}
     gcpr: PreRanking = PreRanking()
@@ -112,6 +127,7 @@ class Objectives(ConfigBase):
     tgd: TargetGuided = TargetGuided()
     fgd: Objective = Objective()
     lm: LanguageModeling = LanguageModeling(weight=0.0)
+    tokenwise: TokenWise = TokenWise(weight=0.0)
     ema_decay: float = Field(0.995, ge=0, lt=1, description="rate of the teacher's moving average (our choice)")
 
     def on(self) -> list[ObjectiveName]:
@@ -120,13 +136,13 @@ class Objectives(ConfigBase):
 
     def reads_tokens(self) -> frozenset[Side]:
         """The sides whose towers' token states an objective that is on reads: cross encoders both, a decoder images."""
-        if self.fgr.weight or self.mlm.weight:
+        if self.fgr.weight or self.mlm.weight or self.tokenwise.weight:
             return frozenset[Side](("image", "text"))
         return frozenset[Side](("image",) if self.lm.weight else ())
 
     def off(self) -> list[ObjectiveName]:
         """Names of the paper's objectives whose weight is 0."""
-        return [name for name in OBJECTIVE_NAMES if name != "lm" and getattr(self, name).weight == 0]
+        return [name for name in OBJECTIVE_NAMES if name not in NOT_THE_PAPERS and getattr(self, name).weight == 0]
 
 
 def hardness_at(fgr: Ranking, progress: float) -> float:
@@ -159,6 +175,8 @@ def check_objectives(objectives: Objectives, config: R2D2Config, has_other_loss:
             f"objectives.gcpr.prefixes: {wrong[0]} needs to be below model.embed_dim={config.embed_dim}, with a weight "
             "of 0 or more"
         )
+    if (dim := objectives.tokenwise.dim or 0) > config.embed_dim:
+        raise UsageError(f"objectives.tokenwise.dim={dim}: embeddings have model.embed_dim={config.embed_dim} numbers")
     if "lm" in on and not config.decoder_layers:
         raise UsageError("the network has no decoder; set objectives.lm=off")
     if not has_other_loss and all(getattr(objectives, name).start_at > 0 for name in on):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ccmb.objectives.batch import Batch
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.ranking import MatchPairs
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.packing import Packing
@@ -18,6 +17,7 @@ from ccmb.r2d2.towers.stored import image_of_rows, text_of_rows
 from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 from ccmb.training.distributed import all_reduce_sum, world
 from ccmb.training.exchange import Exchange, plan_exchange
+from ccmb.training.gradient_cache import in_chunks
 
 
 def encode_images(towers: TwoTowers, pixel_values: Tensor, chunk: int | None) -> TowerOutput:

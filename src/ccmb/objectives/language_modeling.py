@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import Batch
 from ccmb.objectives.config import LanguageModeling
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.training.distributed import global_mean, rank_slice_of
+from ccmb.training.gradient_cache import in_chunks
 
 IGNORED = -100  # the label of a slot that holds no masked token
 

@@ -19,11 +19,11 @@ from ccmb.core.errors import UsageError
 from ccmb.core.floats import at_least_float32
 from ccmb.objectives.batch import LabelledBatch
 from ccmb.objectives.forward import encode_images, encode_texts
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pre_ranking import multi_positive_targets, similarity
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.towers.two_towers import TowerOutput
 from ccmb.training.distributed import gather, global_mean
+from ccmb.training.gradient_cache import in_chunks
 
 MatchingLoss = Literal["likelihood", "official"]
 

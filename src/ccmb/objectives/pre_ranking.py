@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.core.floats import as_default_float, at_least_float32
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.r2d2.projection import of_heads
+from ccmb.training.gradient_cache import in_chunks
 
 
 def positive_mask(image_ids_R: Tensor, image_ids_B: Tensor | None = None) -> Tensor:

@@ -28,7 +28,6 @@ from ccmb.objectives.forward import (
     read_own,
     texts_of_rows,
 )
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.language_modeling import lm_loss, mask_tokens, mlm_loss
 from ccmb.objectives.positives import identities
 from ccmb.objectives.pre_ranking import (
@@ -40,6 +39,7 @@ from ccmb.objectives.pre_ranking import (
 )
 from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
+from ccmb.objectives.token_wise import Tokens, token_wise_loss
 from ccmb.r2d2.cross_encoder import CrossEncoder
 from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.modeling import R2D2Model
@@ -47,6 +47,7 @@ from ccmb.r2d2.packing import Packing
 from ccmb.r2d2.projection import standardize_of
 from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers, l2_normalize
 from ccmb.training.distributed import gather, rank_slice_of, world
+from ccmb.training.gradient_cache import in_chunks
 
 
 def sharding_units(model: R2D2Model, teacher: EmaTeacher | None = None) -> list[nn.Module]:
@@ -123,6 +124,8 @@ class PreTraining(nn.Module):
             losses["mlm"] = self._mlm(step, masked, states_RTW)
         if "lm" in active:
             losses["lm"] = self._lm(step)
+        if "tokenwise" in active:
+            losses["tokenwise"] = self._token_wise(step)
         teacher = self._teach(step) if active & {"tgd", "fgd"} else None
         if "tgd" in active and teacher is not None:
             losses["tgd"] = self._tgd(step, teacher)
@@ -299,6 +302,24 @@ class PreTraining(nn.Module):
             self.objectives.lm,
             generator=step.generator,
             chunk=self.chunk,
+        )
+
+    def _token_wise(self, step: Step) -> Tensor:
+        """The token-wise loss: the rows' tokens against those of the global batch."""
+        options, mask_RT = self.objectives.tokenwise, step.texts.mask
+        image_RSD = self.model.image_tokens(step.images.states, options.dim)
+        text_RTD = self.model.text_tokens(step.texts.states, options.dim)
+        return token_wise_loss(
+            Tokens(image_RSD),
+            Tokens(text_RTD, mask_RT),
+            Tokens(gather(image_RSD)),
+            Tokens(gather(text_RTD), None if mask_RT is None else gather(mask_RT)),
+            self.model.temperature,
+            targets_RB=multi_positive_targets(step.positives_RB),
+            image_targets_RB=multi_positive_targets(step.image_positives_RB),
+            ignore_mask_RB=step.ignore_mask_RB,
+            image_ignore_mask_RB=step.image_ignore_mask_RB,
+            padding=options.padding,
         )
 
     @torch.no_grad()

@@ -25,7 +25,10 @@ RerankKOption = Annotated[
 ]
 RankerOption = Annotated[
     str | None,
-    typer.Option(help="Another second stage: cross_encoder:NAME of sentence-transformers, or an R2D2 that can rank."),
+    typer.Option(
+        help="Another second stage: cross_encoder:NAME of sentence-transformers, an R2D2 that can rank, or late:NAME, "
+        "the tokens of an R2D2."
+    ),
 ]
 FastFlag = Annotated[
     bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")

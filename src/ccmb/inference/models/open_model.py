@@ -16,6 +16,7 @@ from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
 from ccmb.inference.models.fg_clip2 import KIND as FG_CLIP2
 from ccmb.inference.models.fg_clip2 import FgClip2Model
+from ccmb.inference.models.late import LATE, late_ranker
 from ccmb.inference.models.official_checkpoint import converted_folder, is_checkpoint
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
@@ -33,7 +34,8 @@ from ccmb.r2d2.loading import model_folder
 from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
-PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, CROSS_ENCODER, WUKONG)  # of names that a library opens
+RANKERS = (CROSS_ENCODER, LATE)  # prefixes of second stages
+PREFIXES = (OPEN_CLIP, SENTENCE_TRANSFORMERS, WUKONG, *RANKERS)  # of names that are no folders or hub ids
 
 
 def open_model(
@@ -63,7 +65,7 @@ def open_model(
                 f"{source}: precision, cascade and ranking rule are of an R2D2's own second stage; leave them out"
             )
         return _open_two(label, source, context_length, fast)
-    if source.startswith(CROSS_ENCODER):
+    if source.startswith(RANKERS):
         raise UsageError(f"{source}: ranks pairs and encodes nothing; give it as a second stage: MODEL + {source}")
     if is_checkpoint(source):
         source = str(converted_folder(label, source))
@@ -152,7 +154,8 @@ def with_ranker(model: Model, ranker: str) -> TwoModels:
 
 
 def open_ranker(name: str) -> PairRanker:
-    """Open the second stage of a model by name: `cross_encoder:NAME`, or an R2D2 with cross encoders or a decoder.
+    """Open the second stage of a model by name: `cross_encoder:NAME`, an R2D2 with cross encoders or a decoder, or the
+    tokens of any R2D2, `late:NAME`.
 
     Raises:
         UsageError: it cannot rank.
@@ -161,6 +164,8 @@ def open_ranker(name: str) -> PairRanker:
     label, source = label_and_source(name)
     if source.startswith(CROSS_ENCODER):
         return CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
+    if source.startswith(LATE):
+        return late_ranker(label, open_model(source.removeprefix(LATE)))
     model = open_model(name)
     if not (isinstance(model, R2D2Stages) and model.can_rank):
         raise UsageError(f"{name}: has no second stage; rank by an R2D2 or by {CROSS_ENCODER}NAME")

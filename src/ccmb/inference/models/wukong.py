@@ -1,7 +1,7 @@
 """Wukong's released checkpoints by name: `wukong:FILE.ckpt?tokenizer=vocab.txt`, global, token-wise, and reduced.
 
 A global one orders by cosine. A token-wise one pre-ranks by the cosine of its tokens' means, our choice, and ranks by
-late interaction, in which padding is no partner (`late_interaction.Padding`).
+late interaction, in which padding is no partner (`ccmb.core.choices.Padding`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
-from ccmb.inference.late_interaction import late_scores
 from ccmb.inference.models.base import OneStage, context_within, fingerprint
-from ccmb.inference.models.cross_encoder import ScoreRanker
+from ccmb.inference.models.late import LateInteraction
 from ccmb.inference.models.sentence_transformers import options_of
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.models.wukong_network import WukongNetwork, wukong_network
-from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import ImageLoader
 from ccmb.inference.user_images import open_image
 from ccmb.r2d2.folders.checkpoint_files import read_file
@@ -98,50 +96,20 @@ class WukongModel(OneStage):
         return sum(map(len, self._tokenizer(list(texts))["input_ids"])) if texts else 0
 
 
-class LateInteraction(ScoreRanker):
-    """The second stage of a token-wise model: its tokens against each other."""
-
-    kind = "late interaction"
-
-    def __init__(self, model: WukongModel) -> None:
-        super().__init__()
-        self._model = model
-        self.name, self.source, self.fingerprint = model.name, model.source, model.fingerprint
-        self.states_width = model.network.dim
-
-    @property
-    def parameters(self) -> int:
-        return 0  # all are the first stage's
-
-    def prepare(self, image: ImageInput) -> Tensor:
-        return self._model.prepare(image)
-
-    def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
-        return self._model.encode_prepared(images)
-
-    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self._model.encode_images(names, load)
-
-    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        return self._model.encode_texts(texts)
-
-    def score_pairs(
-        self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
-    ) -> StageScores:
-        """The scores of N pairs picked by index; a pair's score alone orders it."""
-        of_image, of_text = images[image_index_N], texts[text_index_N]
-        assert of_text.mask is not None, "texts of a token-wise model have a mask"
-        score_N = late_scores(of_image.states, of_text.states, of_text.mask)
-        return StageScores(cosine_N, self.match(score_N), score_N)
-
-
 class WukongTokenWise(TwoModels):
     """Both stages of a token-wise model, which reads images and texts once for both."""
 
     kind = "wukong"
 
     def __init__(self, model: WukongModel) -> None:
-        super().__init__(model, LateInteraction(model), model.name)
+        ranker = LateInteraction(
+            model,
+            name=model.name,
+            source=model.source,
+            fingerprint=model.fingerprint,
+            states_width=model.network.dim,
+        )
+        super().__init__(model, ranker, model.name)
 
     @property
     def fingerprint(self) -> str:

@@ -161,6 +161,19 @@ class TwoTowers:
             states_BTW = self.text_standardize(states_BTW)
         return TowerOutput(embed_BD, states_BTW, mask_BT, pooled_BW)
 
+    def image_tokens(self, states_BSW: Tensor, dim: int | None = None) -> Tensor:
+        """(B, S, D) L2-normalised embeddings of an image's tokens, for late interaction.
+
+        Args:
+            states_BSW: as `TowerOutput` has them.
+            dim: take the first so many numbers; by default all.
+        """
+        return l2_normalize(l2_normalize(self.image_projection(states_BSW))[..., :dim])
+
+    def text_tokens(self, states_BTW: Tensor, dim: int | None = None) -> Tensor:
+        """(B, T, D) of a text's, likewise; of padding too."""
+        return l2_normalize(l2_normalize(self.text_projection(states_BTW))[..., :dim])
+
     def pool_text(self, states_BTW: Tensor, mask_BT: Tensor | None) -> Tensor:
         """(B, W) what of the text tower's states is projected."""
         return states_BTW[:, 0] if self.text_pooling == "first" else mean_state(states_BTW, mask_BT)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.objectives.config import Objectives
-from ccmb.objectives.gradient_cache import in_chunks
 from ccmb.objectives.pretraining import PreTraining
+from ccmb.training.gradient_cache import in_chunks
 from tests.helpers.exact import PROOFS, assert_same
 from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
 
