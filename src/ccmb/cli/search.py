@@ -10,6 +10,7 @@ import typer
 
 from ccmb.cli.common.given import need_second_stage, refuse_given
 from ccmb.cli.common.options import (
+    CoarseDimOption,
     FastFlag,
     JsonFlag,
     MinProbabilityOption,
@@ -166,6 +167,7 @@ def search(
     where: Annotated[list[str] | None, typer.Option("--where", "-w", help=WHERE_HELP)] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds for the second stage; it ranks what it can.")] = None,
     collapse: Annotated[bool, typer.Option("--collapse", help="Show near duplicates as one.")] = False,
+    coarse_dim: CoarseDimOption = None,
     fast: FastFlag = False,
     sheet: Annotated[Path | None, typer.Option(help="Also draw the hits into this PNG.")] = None,
     as_json: JsonFlag = False,
@@ -186,12 +188,11 @@ def search(
     elif text is None:
         refuse_given(context, "of the second stage, which ranks by a text alone", *second_stage, "rank", "ranker")
     query = SearchQuery(
-        text, load_image(image) if image else None, k=k, offset=offset, depth=depth, rank=rank,
-        min_probability=min_probability, where=tuple(map(parse_condition, where or ())), budget=budget,
-        collapse=collapse,
+        text, load_image(image) if image else None, k=k, offset=offset, depth=depth, rank=rank, budget=budget,
+        min_probability=min_probability, where=tuple(map(parse_condition, where or ())), collapse=collapse,
     )  # fmt: skip
     check_query(query)  # before the model is loaded in vain
-    with open_engine(index, model, fast, ranker=ranker) as engine:
+    with open_engine(index, model, fast, ranker=ranker, coarse_dim=coarse_dim) as engine:
         asked = second_stage + (("rank",) if rank else ())
         need_second_stage(context, engine.model.can_rank, str(model or "the index's model"), *asked)
         answer = engine.search(query)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ccmb.cli.common.given import refuse_given
-from ccmb.cli.common.options import FastFlag, RankerOption
+from ccmb.cli.common.options import CoarseDimOption, FastFlag, RankerOption
 from ccmb.core.errors import CcmbError
 
 MEGABYTE = 2**20
@@ -23,6 +23,7 @@ def serve(
         str | None, typer.Option(help="A model of `ccmb finetune captioning`; by default the model, if it is one.")
     ] = None,
     fast: FastFlag = False,
+    coarse_dim: CoarseDimOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is for all the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes one that is free.")] = 8000,
     name: Annotated[
@@ -59,6 +60,8 @@ def serve(
 
     if not rate:
         refuse_given(context, "of a rate", "burst", instead="give --rate too, or leave {} out")
+    if index is None:
+        refuse_given(context, "of an index, and none is served", "coarse_dim")
     if batch == 1:
         refuse_given(context, "of batches, and --batch 1 makes none", "wait")
     options = ServeOptions(
@@ -66,4 +69,4 @@ def serve(
         max_bytes=round(max_megabytes * MEGABYTE), max_pixels=round(max_megapixels * 1e6), rate=rate, burst=burst,
         proxy=proxy, prefix=prefix,
     )  # fmt: skip
-    run(index, model, captioner, options, fast=fast, ranker=ranker)
+    run(index, model, captioner, options, fast=fast, ranker=ranker, coarse_dim=coarse_dim)

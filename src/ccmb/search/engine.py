@@ -333,6 +333,8 @@ def open_engine(
     opened: Model | None = None,
     ranker: str | None = None,
     states_bytes: int = STATES_BYTES,
+    *,
+    coarse_dim: int | None = None,
 ) -> Iterator[SearchEngine]:
     """Open an index folder for searching.
 
@@ -342,8 +344,10 @@ def open_engine(
         opened: the model, if it is open already.
         ranker: another second stage, see `ccmb.inference.models.open_model.open_ranker`.
         states_bytes: see `SearchEngine`.
+        coarse_dim: see `ccmb.search.index_folder.open_catalogue`.
 
     Raises:
+        UsageError: see there.
         CcmbError: index or model is missing or damaged, another model made the index, or another process is using
             the index.
     """
@@ -356,5 +360,5 @@ def open_engine(
     ranked = first if ranker is None else with_ranker(first, ranker)
     if isinstance(ranked, TwoModels) and (kept := record.calibrations.get(ranked.ranker.fingerprint)) is not None:
         ranked.calibrate(kept.temperature, kept.offset)
-    with open_catalogue(index, record, to_write=False) as catalogue:
+    with open_catalogue(index, record, to_write=False, coarse_dim=coarse_dim) as catalogue:
         yield SearchEngine(catalogue, ranked, states_bytes)

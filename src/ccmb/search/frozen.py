@@ -37,13 +37,14 @@ def is_frozen(folder: Path) -> bool:
 class FrozenMemoryStore(MemoryStore):
     """The memory store of an index that cannot be written to, without the store behind it."""
 
-    def __init__(self, path: Path, dim: int) -> None:
+    def __init__(self, path: Path, dim: int, coarse_dim: int | None = None) -> None:
         """Load the file into memory.
 
         Raises:
+            UsageError: see `MemoryStore`.
             ValueError: the file is damaged, or does not hold everything that the store holds.
         """
-        self.path, self.dim = path, dim
+        self.path, self.dim, self.coarse_dim = path, dim, coarse_dim
         self._clear()
         try:
             log = Path(f"{path}-wal")
@@ -74,7 +75,7 @@ def refuse_writing(folder: Path) -> CcmbError:
 
 
 @contextmanager
-def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator[Store]:
+def open_frozen(folder: Path, store: str, dim: int, collection: str, coarse_dim: int | None = None) -> Iterator[Store]:
     """Open the local store of an index that cannot be written to.
 
     Its memory store's file is read in place. If that file is incomplete, a temporary copy of it and of the store is
@@ -84,7 +85,7 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         CcmbError: they cannot be read or copied.
     """
     try:
-        frozen: FrozenMemoryStore | None = FrozenMemoryStore(folder / MIRROR, dim)
+        frozen: FrozenMemoryStore | None = FrozenMemoryStore(folder / MIRROR, dim, coarse_dim)
     except ValueError:
         frozen = None
     if frozen is not None:
@@ -103,7 +104,7 @@ def open_frozen(folder: Path, store: str, dim: int, collection: str) -> Iterator
         except OSError as error:
             raise CcmbError(f"{folder}: could not be copied to {copy} ({error.strerror or error})") from None
         with VectorStore(copy / store, dim, collection) as copied_store:
-            memory_store = MemoryStore(copied_store, copy / MIRROR)
+            memory_store = MemoryStore(copied_store, copy / MIRROR, coarse_dim)
             try:
                 yield memory_store
             finally:

@@ -207,7 +207,9 @@ class Catalogue:
 
 
 @contextmanager
-def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> Iterator[Catalogue]:
+def open_catalogue(
+    folder: Path, record: IndexRecord, to_write: bool = True, coarse_dim: int | None = None
+) -> Iterator[Catalogue]:
     """Open the index of a folder.
 
     A local store is held by this process alone, and copied into memory. A server is queried directly: others may write
@@ -215,15 +217,19 @@ def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> 
 
     Args:
         to_write: refuse a folder that cannot be written to; otherwise such a folder is opened for reading only.
+        coarse_dim: scan the first so many numbers of the vectors, see `ccmb.search.coarse`.
 
     Raises:
+        UsageError: there is a coarse dimension of a server's index, or it is none of the vectors'.
         CcmbError: the store is missing, damaged, out of reach, in use by another process, or cannot be written to.
     """
     local, frozen = is_local(record.store), is_frozen(folder)
+    if coarse_dim is not None and not local:
+        raise UsageError(f"--coarse-dim is of an index in memory; {record.store} scans its vectors by itself")
     if frozen and to_write:
         raise refuse_writing(folder)
     if frozen and local:
-        with open_frozen(folder, record.store, record.embed_dim, record.collection) as held:
+        with open_frozen(folder, record.store, record.embed_dim, record.collection, coarse_dim) as held:
             catalogue = Catalogue(folder, record, held, frozen)
             try:
                 yield catalogue
@@ -232,7 +238,7 @@ def open_catalogue(folder: Path, record: IndexRecord, to_write: bool = True) -> 
         return
     uri = folder / record.store if local else record.store
     with VectorStore(uri, record.embed_dim, record.collection) as store:
-        memory_store = MemoryStore(store, folder / "mirror.db") if local else None
+        memory_store = MemoryStore(store, folder / "mirror.db", coarse_dim) if local else None
         # An empty mirror is false.
         catalogue = Catalogue(folder, record, store if memory_store is None else memory_store, frozen)
         try:

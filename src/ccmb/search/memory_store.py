@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ccmb.core.errors import CcmbError
 from ccmb.core.progress import progress
+from ccmb.search.coarse import CoarseVectors
 from ccmb.search.field_columns import Columns
 from ccmb.search.query import Test
 from ccmb.search.vector_store import Entry, Neighbour, VectorStore, batched, folder_of
@@ -45,13 +46,17 @@ class MemoryStore:
 
     max_results: int | None = None
 
-    def __init__(self, store: VectorStore, path: Path) -> None:
+    def __init__(self, store: VectorStore, path: Path, coarse_dim: int | None = None) -> None:
         """Load a store into memory, and make its file anew if needed.
 
+        Args:
+            coarse_dim: see `CoarseVectors`; None: whole vectors are scanned.
+
         Raises:
+            UsageError: see `CoarseVectors`.
             CcmbError: the store fails, or the file cannot be written.
         """
-        self.store, self.path, self.dim = store, path, store.dim
+        self.store, self.path, self.dim, self.coarse_dim = store, path, store.dim, coarse_dim
         self._clear()
         try:
             self._open()
@@ -64,6 +69,7 @@ class MemoryStore:
         self._row_of: dict[str, int] = {}
         self._columns = Columns()
         self._embed_CD = torch.empty(0, self.dim)  # C rows, of which the first len(_keys) count
+        self._coarse = None if self.coarse_dim is None else CoarseVectors(self.coarse_dim, self.dim)
 
     def _open(self) -> None:
         with self._one_line_errors():
@@ -108,6 +114,8 @@ class MemoryStore:
             self._embed_CD[start:end] = torch.frombuffer(bytearray(b"".join(embed)), dtype=torch.float32).view(
                 len(rows), -1
             )
+            if self._coarse is not None:
+                self._coarse.put(slice(start, end), self._embed_CD[start:end])
             folder = [folder_of(*path) for path in zip(source, name, strict=True)]
             columns = {"folder": folder, "date": date, "width": width, "height": height, "bytes": size}
             owned = {index: json.loads(text) for index, text in enumerate(own) if text != "{}"}
@@ -162,6 +170,8 @@ class MemoryStore:
             if row < last:
                 self._keys[row], self._row_of[moved] = moved, row
                 self._embed_CD[row] = self._embed_CD[last]
+                if self._coarse is not None:
+                    self._coarse.move(last, row)
                 self._columns.move(last, row)
         return len(keys)
 
@@ -190,6 +200,8 @@ class MemoryStore:
     ) -> list[list[Neighbour]]:
         """See `Store.search_many`."""
         count, results = len(self._keys), []
+        coarse = self._coarse
+        shortlist = None if coarse is None else coarse.shortlist(k, count)
         masks: dict[tuple[Test, ...], Tensor] = {}
         for query_tests in set(tests or ()) - {()}:
             masks[query_tests] = torch.from_numpy(self._columns.mask(query_tests, count))
@@ -200,7 +212,12 @@ class MemoryStore:
             ]
             narrow = [mask is not None and int(mask.sum()) < _NARROW * count for mask in query_masks]
             full_scans = [index for index, alone in enumerate(narrow) if not alone]
-            cosine_QN = dict(zip(full_scans, _cosines(self._embed_CD[:count], part_QD[full_scans]), strict=True))
+            scanned_QD = part_QD[full_scans]
+            if coarse is None or shortlist is None:
+                scans = _cosines(self._embed_CD[:count], scanned_QD)
+            else:
+                scans = coarse.scan(scanned_QD, count)
+            cosine_QN = dict(zip(full_scans, scans, strict=True))
             for index, mask in enumerate(query_masks):
                 rows = mask.nonzero().squeeze(1) if mask is not None and narrow[index] else None
                 if rows is not None:
@@ -209,6 +226,10 @@ class MemoryStore:
                     cosine = cosine_QN[index]
                     if mask is not None:
                         cosine = cosine.masked_fill(~mask, -torch.inf)
+                    if shortlist is not None:
+                        best = cosine.topk(shortlist)
+                        rows = best.indices[best.values > -torch.inf]
+                        cosine = self._embed_CD[rows] @ part_QD[index]
                 results.append(self._best(cosine, rows, k))
         return results
 
@@ -257,6 +278,8 @@ class MemoryStore:
             self._columns.put(row, entry.columns)
             rows.append(row)
         self._embed_CD[rows] = embed_BD.float()
+        if self._coarse is not None:
+            self._coarse.put(rows, embed_BD)
 
     def _reserve(self, count: int) -> None:
         if count > len(self._embed_CD):
@@ -265,6 +288,9 @@ class MemoryStore:
                 grown_CD = torch.empty(capacity, self.dim)
             grown_CD[: len(self._keys)] = self._embed_CD[: len(self._keys)]
             self._embed_CD = grown_CD
+            if self._coarse is not None:
+                with torch.inference_mode(False):
+                    self._coarse.reserve(capacity, len(self._keys))
             self._columns.reserve(capacity)
 
     @contextmanager

@@ -42,6 +42,7 @@ def serve(
     *,
     fast: bool = False,
     ranker: str | None = None,
+    coarse_dim: int | None = None,
 ) -> None:
     """Serve an index, or a model alone, until SIGTERM or Ctrl-C; requests in flight are then finished.
 
@@ -51,9 +52,10 @@ def serve(
         captioner: a model that writes captions; by default the model itself, if it can.
         fast: compute everything but captions with the model's int8 export.
         ranker: another second stage, see `ccmb.inference.models.open_model.open_ranker`.
+        coarse_dim: see `ccmb.search.index_folder.open_catalogue`.
 
     Raises:
-        UsageError: there is neither index nor model.
+        UsageError: there is neither index nor model, or the coarse dimension is refused.
         CcmbError: index, model or keys are missing or damaged, or the address is taken.
         Stopped: the server was asked to stop, and has.
     """
@@ -62,13 +64,21 @@ def serve(
     listening = _listen(options)  # before the model is loaded in vain
     with ExitStack() as stack:
         stack.callback(listening.close)
-        work, engine = stack.enter_context(opened(index, name, captioner, fast=fast, ranker=ranker))
+        work, engine = stack.enter_context(
+            opened(index, name, captioner, fast=fast, ranker=ranker, coarse_dim=coarse_dim)
+        )
         _run(make_app(work, engine, options, keys, work.model.name), listening, options)
 
 
 @contextmanager
 def opened(
-    index: Path | None, name: str, captioner: str | None = None, *, fast: bool = False, ranker: str | None = None
+    index: Path | None,
+    name: str,
+    captioner: str | None = None,
+    *,
+    fast: bool = False,
+    ranker: str | None = None,
+    coarse_dim: int | None = None,
 ) -> Iterator[tuple[ModelWork, Index | None]]:
     """Open what a server needs: the model, with a captioner if there is one, and the index.
 
@@ -80,7 +90,7 @@ def opened(
     if index is None:
         yield ModelWork(model if ranker is None else with_ranker(model, ranker), writer), None
         return
-    with open_engine(index, name, fast, model, ranker) as engine:
+    with open_engine(index, name, fast, model, ranker, coarse_dim=coarse_dim) as engine:
         yield ModelWork(engine.model, writer), engine
 
 

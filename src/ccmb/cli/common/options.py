@@ -30,6 +30,10 @@ RankerOption = Annotated[
         "the tokens of an R2D2."
     ),
 ]
+CoarseDimOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Scan the first so many numbers of the vectors, and order the best by all of them."),
+]
 FastFlag = Annotated[
     bool, typer.Option("--fast", help="Compute with the model's int8 export, which is made at its first use.")
 ]
