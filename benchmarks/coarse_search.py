@@ -65,7 +65,7 @@ def main() -> None:
         for name, store in (("whole", whole), ("short, then whole", short))
     ]
     take_turns(contestants, options.rounds, torch.device("cpu"))
-    ratio, low, high = median_ratio(*contestants)
+    ratio, low, high = median_ratio(contestants[0], contestants[1])
     claims = [claim(f"{one.name}, a query", 1000 * one.median, None, "ms") for one in contestants]
     claims.append(claim("whole / short, then whole", ratio, None, "x"))
     result: dict[str, Any] = {"rows": len(images), "dim": images.shape[1], "coarse": options.coarse, "k": options.k}
