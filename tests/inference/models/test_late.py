@@ -55,6 +55,23 @@ def test_pairs_are_scored_by_projected_tokens(setting: str, dim: int, tmp_path: 
     torch.testing.assert_close(scores.ranking, expected, rtol=0, atol=TINY_ERROR)
 
 
+def test_behind_the_same_model_images_and_texts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, reads = save_r2d2(tmp_path / "r2d2"), []
+    model = open_model(f"{folder} + late:{folder}?dim=6")
+    run = R2D2Model.run_image_tower
+    monkeypatch.setattr(
+        R2D2Model, "run_image_tower", lambda self, pixels: reads.append(len(pixels)) or run(self, pixels)
+    )
+    images, texts = model.encode_images(range(COUNT), tiny_images(COUNT).__getitem__), model.encode_texts(TEXTS[:COUNT])
+    assert sum(reads) == COUNT
+    alone = open_model(folder)
+    expected = alone.encode_images(range(COUNT), tiny_images(COUNT).__getitem__), alone.encode_texts(TEXTS[:COUNT])
+    for output, whole in zip((images, texts), expected, strict=True):
+        torch.testing.assert_close(output.embed, whole.embed, rtol=0, atol=TINY_ERROR)
+        assert output.states.shape[-1] == 6
+    assert model.fingerprint != alone.fingerprint
+
+
 def test_a_decoders_tokens_are_those_of_its_text_tower(tmp_path: Path) -> None:
     folder = tmp_path / "decoder"
     tiny_decoder_model().save_pretrained(folder)
@@ -99,5 +116,7 @@ def test_what_has_no_tokens_is_refused(tmp_path: Path) -> None:
     clip, folder = save_two_towers(tmp_path / "clip", "clip"), save_r2d2(tmp_path / "r2d2")
     with pytest.raises(UsageError, match=r"late interaction reads the tokens of an R2D2"):
         open_ranker(f"late:{clip}")
+    with pytest.raises(UsageError, match=r"dim=17; its embeddings have 16 numbers"):
+        open_ranker(f"late:{folder}?dim=17")
     with pytest.raises(UsageError, match=r"encodes nothing; give it as a second stage: MODEL \+ late:"):
         open_model(f"late:{folder}")

@@ -1,7 +1,7 @@
 """Late interaction as a second stage: `late:MODEL` scores pairs by the tokens of an R2D2.
 
 The tokens go through the projections of the pooled states; `objectives.tokenwise` trains for that. What is stored of an
-image are its tokens, as wide as an embedding or as `?dim=` says.
+image are its tokens, as wide as an embedding or as `?dim=` says. Behind the same model, images and texts are read once.
 
 Shapes: B items, S image tokens, T text tokens, D width.
 """
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ccmb.core.errors import UsageError
+from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.late_interaction import late_scores
 from ccmb.inference.models.cross_encoder import ScoreRanker
 from ccmb.inference.models.r2d2 import R2D2Stages
+from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import ImageLoader
 from ccmb.r2d2.modeling import R2D2Model
@@ -29,8 +31,14 @@ BATCH = 512  # pairs at a time
 
 
 class ReadsTokens(Protocol):
-    """What gives L2-normalised tokens of images and texts as states, and the texts' mask."""
+    """What gives embeddings of images and texts, their L2-normalised tokens as states, and the texts' mask.
 
+    Attributes:
+        fingerprint: of the model whose embeddings these are.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
     def prepare(self, image: ImageInput) -> Tensor: ...
     def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput: ...
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput: ...
@@ -81,10 +89,14 @@ class LateInteraction(ScoreRanker):
 
 
 class R2D2Tokens:
-    """The projected tokens of an R2D2's images and texts."""
+    """The embeddings of an R2D2's images and texts, and their projected tokens, D wide."""
 
-    def __init__(self, model: R2D2Stages, network: R2D2Model) -> None:
-        self.model, self.network, self.dim = model, network, model.embed_dim
+    def __init__(self, model: R2D2Stages, network: R2D2Model, dim: int) -> None:
+        self.model, self.network, self.dim = model, network, dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
 
     def prepare(self, image: ImageInput) -> Tensor:
         return self.model.prepare(image)
@@ -110,19 +122,46 @@ class R2D2Tokens:
         return TowerOutput(output.embed.cpu(), tokens_BTD.cpu(), mask_BT.cpu())
 
 
-def late_ranker(name: str, model: object) -> LateInteraction:
+class TwoStagesOfOne(TwoModels):
+    """A model and late interaction of its own tokens, which read images and texts once for both."""
+
+    ranker: LateInteraction
+
+    def prepare(self, image: ImageInput) -> Any:
+        return self.first.prepare(image)
+
+    def embed_prepared(self, images: Sequence[Any]) -> Tensor:
+        return self.first.embed_prepared(images)
+
+    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
+        return self.ranker.encode_prepared(images)
+
+    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
+        return self.ranker.encode_images(names, load)
+
+    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        return self.ranker.encode_texts(texts)
+
+
+def late_ranker(name: str, model: object, dim: int | None = None) -> LateInteraction:
     """The second stage of an open model.
 
+    Args:
+        dim: numbers of a token; by default as many as an embedding has.
+
     Raises:
-        UsageError: it is no R2D2, or an export of one, whose projections are not to be had.
+        UsageError: it is no R2D2, or an export of one, whose projections are not to be had; or it has not so many.
     """
     if not isinstance(model, R2D2Stages) or not isinstance(model.network, R2D2Model):
         raise UsageError(f"{name}: late interaction reads the tokens of an R2D2 in safetensors; give a run or folder")
+    if dim is not None and dim > model.embed_dim:
+        raise UsageError(f"{name}: dim={dim}; its embeddings have {model.embed_dim} numbers")
+    options = "" if dim is None else f"?dim={dim}"
     return LateInteraction(
-        R2D2Tokens(model, model.network),
+        R2D2Tokens(model, model.network, dim or model.embed_dim),
         name=name,
-        source=LATE + model.source,
-        fingerprint=model.fingerprint,
-        states_width=model.embed_dim,
+        source=f"{LATE}{model.source}{options}",
+        fingerprint=sha256_of_json([model.fingerprint, dim]),
+        states_width=dim or model.embed_dim,
         parameters=model.parameters or 0,
     )

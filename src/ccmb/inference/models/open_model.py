@@ -16,7 +16,7 @@ from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
 from ccmb.inference.models.fg_clip2 import KIND as FG_CLIP2
 from ccmb.inference.models.fg_clip2 import FgClip2Model
-from ccmb.inference.models.late import LATE, late_ranker
+from ccmb.inference.models.late import LATE, LateInteraction, TwoStagesOfOne, late_ranker
 from ccmb.inference.models.official_checkpoint import converted_folder, is_checkpoint
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
@@ -123,7 +123,13 @@ def _open_two(label: str, source: str, context_length: int | None, fast: bool) -
     if len(names) != 2:
         raise UsageError(f"{source}: {len(names)} models; two make two stages")
     first = open_model(names[0].strip(), context_length, fast=fast)
-    return TwoModels(first, open_ranker(names[1].strip()), label)
+    return _joined(first, open_ranker(names[1].strip()), label)
+
+
+def _joined(first: Model, ranker: PairRanker, name: str = "") -> TwoModels:
+    if isinstance(ranker, LateInteraction) and ranker.reader.fingerprint == first.fingerprint:
+        return TwoStagesOfOne(first, ranker, name)
+    return TwoModels(first, ranker, name)
 
 
 def open_text_model(name: str, context_length: int | None = None) -> Model:
@@ -150,7 +156,7 @@ def with_ranker(model: Model, ranker: str) -> TwoModels:
     """
     if isinstance(model, TwoModels):
         raise UsageError(f"{model.name}: has a ranker already; leave out --ranker {ranker}")
-    return TwoModels(model, open_ranker(ranker))
+    return _joined(model, open_ranker(ranker))
 
 
 def open_ranker(name: str) -> PairRanker:
@@ -165,7 +171,8 @@ def open_ranker(name: str) -> PairRanker:
     if source.startswith(CROSS_ENCODER):
         return CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
     if source.startswith(LATE):
-        return late_ranker(label, open_model(source.removeprefix(LATE)))
+        path, dim = _without_dim(label, source.removeprefix(LATE))
+        return late_ranker(label, open_model(path), dim)
     model = open_model(name)
     if not (isinstance(model, R2D2Stages) and model.can_rank):
         raise UsageError(f"{name}: has no second stage; rank by an R2D2 or by {CROSS_ENCODER}NAME")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.models.base import OneStage, context_within, fingerprint
-from ccmb.inference.models.late import LateInteraction
+from ccmb.inference.models.late import LateInteraction, TwoStagesOfOne
 from ccmb.inference.models.sentence_transformers import options_of
-from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.models.wukong_network import WukongNetwork, wukong_network
-from ccmb.inference.stages import ImageLoader
 from ccmb.inference.user_images import open_image
 from ccmb.r2d2.folders.checkpoint_files import read_file
 from ccmb.r2d2.official import TOKENIZER
@@ -96,8 +93,8 @@ class WukongModel(OneStage):
         return sum(map(len, self._tokenizer(list(texts))["input_ids"])) if texts else 0
 
 
-class WukongTokenWise(TwoModels):
-    """Both stages of a token-wise model, which reads images and texts once for both."""
+class WukongTokenWise(TwoStagesOfOne):
+    """Both stages of a token-wise model."""
 
     kind = "wukong"
 
@@ -114,21 +111,6 @@ class WukongTokenWise(TwoModels):
     @property
     def fingerprint(self) -> str:
         return self.first.fingerprint
-
-    def prepare(self, image: ImageInput) -> Any:
-        return self.first.prepare(image)
-
-    def embed_prepared(self, images: Sequence[Any]) -> Tensor:
-        return self.first.embed_prepared(images)
-
-    def encode_prepared(self, images: Sequence[Any]) -> TowerOutput:
-        return self.ranker.encode_prepared(images)
-
-    def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self.ranker.encode_images(names, load)
-
-    def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
-        return self.ranker.encode_texts(texts)
 
 
 def open_wukong(name: str, source: str, context_length: int | None = None) -> WukongModel | WukongTokenWise:
