@@ -222,7 +222,7 @@ def measure_queries(folder: Path, images: Path | None) -> dict[str, Any]:
             "mib": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20,
         }
         with open_engine(out, states_bytes=0) as engine:  # nothing is kept in memory from query to query
-            engine.second_stage.clock = clock
+            engine.stages.last.clock = clock
 
             def search(number: int, engine: Any = engine, **asked: Any) -> Any:
                 return engine.search(SearchQuery(texts[number % len(texts)], k=10, depth=DEPTH, **asked))

@@ -74,7 +74,7 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
         return real(model, images, texts, image_N, text_N)
 
     monkeypatch.setattr(stages, "rank_pairs", slow)
-    engine.second_stage.clock = lambda: now[0]
+    engine.stages.last.clock = lambda: now[0]
     unlimited = engine.search(SearchQuery(TEXTS[0], k=COUNT, depth=COUNT))
     assert (unlimited.ranked, unlimited.partial) == (COUNT, False)
     by_cosine = [hit.key for hit in engine.search(SearchQuery(TEXTS[0], k=COUNT, rank=False)).hits]
@@ -100,9 +100,7 @@ def test_a_budget_ends_the_second_stage_and_the_answer_says_so(engine, monkeypat
 def test_pages_never_share_a_hit_even_where_a_budget_cuts_them(own, monkeypatch):
     query, rounds = SearchQuery(TEXTS[2], k=7, depth=12, budget=5.0), iter([3, 9, 12, 12, 12, 12])
     # By the clock each page would have time for another number of candidates.
-    monkeypatch.setattr(
-        type(own.second_stage), "_share", lambda self, work, works: next(rounds) if not work.done else 0
-    )
+    monkeypatch.setattr(type(own.stages.last), "_share", lambda self, work, works: next(rounds) if not work.done else 0)
     pages = [own.search(replace(query, offset=offset)) for offset in range(0, COUNT + 7, 7)]
     keys = [hit.key for page in pages for hit in page.hits]
     assert len(keys) == len(set(keys)) == COUNT
@@ -165,10 +163,10 @@ def test_images_are_added_and_taken_out_while_it_runs(own, tmp_path):
     assert hit.name.startswith("猫咪-")
     assert own.image(key).size == Image.open(io.BytesIO(own.thumbnail(key))).size == (32, 32)
     assert own.search(SearchQuery(TEXTS[0], k=COUNT + 1)).ranked == COUNT + 1
-    held = own.second_stage.states.bytes
+    held = own.stages.last.states.bytes
     assert own.delete([key, "no such key"]) == 1
     assert len(own) == COUNT
-    assert own.second_stage.states.bytes == held * COUNT // (COUNT + 1)  # those of what is gone take no room
+    assert own.stages.last.states.bytes == held * COUNT // (COUNT + 1)  # those of what is gone take no room
     assert list((tmp_path / "index/uploads").iterdir()) == []
     for lost in (own.image, own.thumbnail, own.fields):
         with pytest.raises(CcmbError, match="no such image"):

@@ -83,7 +83,7 @@ def test_an_index_on_a_read_only_mount_is_searched_without_a_trace(
         key = expected[0][0]
         assert engine.thumbnail(key)[:2] == b"\xff\xd8"
         assert engine.image(key).size == (32, 32)
-        assert len(engine.catalogue.states.keys([key])) == 1
+        assert len(engine.catalogue.states_for(engine.model).keys([key])) == 1
         for change in (lambda: engine.delete([key]), lambda: engine.add("a.png", png())):
             with pytest.raises(CcmbError, match="cannot be written to; it is mounted read-only"):
                 change()

@@ -31,8 +31,8 @@ from ccmb.search.indexing.indexer import must_match
 from ccmb.search.indexing.user_fields import check_user_fields, storable
 from ccmb.search.pending_query import PendingQuery, collapse, identity_of
 from ccmb.search.query import Condition, FieldValue, Hit, SearchQuery, SearchResult, Test, check_query
-from ccmb.search.reranker import Candidate, SecondStage, Work
-from ccmb.search.state_cache import StateCache
+from ccmb.search.reranker import Candidate, Work
+from ccmb.search.stages import FurtherStages
 from ccmb.search.vector_store import Entry, is_local
 
 STATES_BYTES = 512 * 2**20
@@ -45,15 +45,12 @@ class SearchEngine:
     Its methods may be called from several threads; searches and writes take turns.
 
     Args:
-        states_bytes: the maximum memory for token states of images that were ranked lately.
+        states_bytes: see `FurtherStages`.
     """
 
     def __init__(self, catalogue: Catalogue, model: Model, states_bytes: int = STATES_BYTES) -> None:
         self.catalogue, self.model = catalogue, model
-        # What the index keeps are the states of the model that made it.
-        stored = catalogue.states if model.ranker is model else None
-        states = StateCache(stored, max(1, model.states_width), states_bytes)
-        self.second_stage = SecondStage(model, catalogue.sources, states)
+        self.stages = FurtherStages(model, catalogue, states_bytes)
         self._turn = threading.RLock()
         self._orders: OrderedDict[object, PendingQuery] = OrderedDict()
 
@@ -84,7 +81,7 @@ class SearchEngine:
                 check_gives_probability(self.model)
             self._check_reach(query)
         with self._turn, torch.inference_mode():
-            started = self.second_stage.clock()
+            started = self.stages.last.clock()
             batch = [
                 PendingQuery(query, self.compile_where(query.where) if query.tests is None else query.tests)
                 for query in queries
@@ -113,12 +110,12 @@ class SearchEngine:
     def _answer_anew(self, batch: Sequence[PendingQuery], started: float) -> dict[str, float]:
         """Find and order the candidates, and return the seconds of each part."""
         texts, embed_QD = self._encode(batch)
-        encoded = self.second_stage.clock()
+        encoded = self.stages.last.clock()
         self._find(batch, embed_QD)
-        searched = self.second_stage.clock()
+        searched = self.stages.last.clock()
         if texts is not None:
             self._rank(batch, texts, searched)
-        ended = self.second_stage.clock()
+        ended = self.stages.last.clock()
         for pending in batch:
             if pending.before is not None:
                 pending.continue_from(pending.before)
@@ -205,12 +202,13 @@ class SearchEngine:
                  None if pending.query.budget is None else now + pending.query.budget)
             for pending in ranking
         ]  # fmt: skip
-        self.second_stage.rank(works, texts)
+        self.stages.rank(works, texts)
         for pending, work in zip(ranking, works, strict=True):
-            pending.partial = work.done < work.depth
+            pending.partial = work.partial
             pending.ranked = sum(candidate.match is not None for candidate in pending.candidates)
+            # Those that were not ranked stay in the order in which they are.
             pending.candidates.sort(
-                key=lambda candidate: (candidate.missing, candidate.match is None, -candidate.score)
+                key=lambda one: (one.missing, one.match is None, 0.0 if one.match is None else -one.score)
             )
 
     def _answer(self, order: PendingQuery, query: SearchQuery, seconds: Mapping[str, float]) -> SearchResult:
@@ -296,8 +294,7 @@ class SearchEngine:
             entry = self.catalogue.upload(examined, data, storable(user_fields))
             self.catalogue.thumbnails.put({entry.key: examined.thumbnail})
             self.catalogue.store.upsert([entry], encoded.embed)
-            if self.model.states_width:
-                self.second_stage.states.put(entry, encoded.states[0])
+            self.stages.put_states(entry, encoded)
             return entry.key
 
     @property
@@ -315,7 +312,7 @@ class SearchEngine:
         with self._turn:
             count = self.catalogue.forget(keys)
             gone = set(keys)
-            self.second_stage.states.drop(gone)
+            self.stages.drop_states(gone)
             for order in self._orders.values():
                 order.candidates = [candidate for candidate in order.candidates if candidate.entry.key not in gone]
             return count

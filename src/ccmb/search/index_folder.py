@@ -3,7 +3,7 @@
 index.json       the model that made it, the place of its store, the user fields that it has
 vectors.db/      the store, if it is local; with mirror.db, from which it is loaded into memory
 thumbnails.db    small JPEGs
-states.db        token states of images for the second stage, if asked for
+states.db        token states of images for the model's own second stage, if asked for; states-*.db: for another one
 downloads/       images that came from URLs
 uploads/         images that were handed to a running index
 """
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.files import atomic_write, read_json, write_json
+from ccmb.inference.models.base import Model
 from ccmb.inference.models.known import which_model
 from ccmb.search.blob_store import BlobStore
 from ccmb.search.filters import BUILT_IN, iso_date
@@ -132,10 +133,20 @@ class Catalogue:
     def __init__(self, folder: Path, record: IndexRecord, store: Store, frozen: bool = False) -> None:
         self.folder, self.record, self.store, self.frozen = folder, record, store, frozen
         self.sources = Sources(folder)
-        self.thumbnails, self.states = (
-            BlobStore(folder / "thumbnails.db", frozen),
-            BlobStore(folder / "states.db", frozen),
-        )
+        self.thumbnails = BlobStore(folder / "thumbnails.db", frozen)
+        self._states = {path.name: BlobStore(path, frozen) for path in sorted(folder.glob("states*.db"))}
+
+    def states_for(self, model: Model) -> BlobStore:
+        """The token states that a model's second stage reads; those of one model are of no use to another."""
+        own = model.ranker is model
+        name = "states.db" if own else f"states-{model.ranker.fingerprint[:16]}.db"
+        if name not in self._states:
+            self._states[name] = BlobStore(self.folder / name, self.frozen)
+        return self._states[name]
+
+    def states_size(self) -> int:
+        """Bytes of all token states."""
+        return sum(states.size() for states in self._states.values())
 
     def entry(self, key: str) -> Entry:
         """The entry of a key.
@@ -193,7 +204,7 @@ class Catalogue:
         """Remove images from the index, with files that the index owns, and return how many there were."""
         entries = self.store.get(keys)
         count = self.store.delete(keys)
-        for blob_store in (self.thumbnails, self.states):
+        for blob_store in (self.thumbnails, *self._states.values()):
             blob_store.delete(keys)
         for entry in entries.values():
             if not Path(entry.source).is_absolute():
@@ -203,7 +214,8 @@ class Catalogue:
 
     def close(self) -> None:
         self.thumbnails.close()
-        self.states.close()
+        for states in self._states.values():
+            states.close()
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Work:
         depth: number of candidates to rank.
         deadline: time of the clock at which the budget ends; None without a budget.
         done: number of candidates that have been processed.
+        partial: whether the budget ended before the work did.
     """
 
     candidates: list[Candidate]
@@ -64,6 +65,7 @@ class Work:
     depth: int
     deadline: float | None = None
     done: int = 0
+    partial: bool = False
 
     @property
     def left(self) -> list[Candidate]:
@@ -102,11 +104,13 @@ class SecondStage:
         while True:
             round_ = [(work, share) for work in works if (share := self._share(work, works)) > 0]
             if not round_:
-                return
+                break
             pairs = [(candidate, work.text) for work, share in round_ for candidate in work.left[:share]]
             self._match(pairs, texts)
             for work, share in round_:
                 work.done += min(share, len(work.left))
+        for work in works:
+            work.partial = work.done < work.depth
 
     def _share(self, work: Work, works: Sequence[Work]) -> int:
         """The number of a query's candidates for the next call."""

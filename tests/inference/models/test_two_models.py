@@ -15,6 +15,7 @@ from ccmb.data.seen_images import seen_in
 from ccmb.inference.models.open_model import label_and_source, open_model
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.pipeline import Pipeline
+from ccmb.search.indexing.indexer import build_index
 from ccmb.tasks.common.seen import seen_by
 
 pytest.importorskip("sentence_transformers")
@@ -86,6 +87,17 @@ def test_names_and_identities(both: TwoModels, tmp_path: Path) -> None:
     assert len({both.fingerprint, other.fingerprint, both.first.fingerprint}) == 3
 
 
+def test_an_index_is_made_with_both_and_keeps_no_states_of_a_ranker_that_reads_none(
+    both: TwoModels, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for row, image in enumerate(IMAGES):
+        image.save(tmp_path / f"photos/{row}.png")
+    report = build_index([tmp_path / "photos"], tmp_path / "index", both, states_bytes=2**24)
+    assert report.added == len(IMAGES)
+    assert not list((tmp_path / "index").glob("states*"))
+
+
 def test_what_cannot_be_two_stages_is_refused(tmp_path: Path) -> None:
     clip, ranker = (
         str(save_two_towers(tmp_path / "clip", "clip")),
@@ -94,7 +106,7 @@ def test_what_cannot_be_two_stages_is_refused(tmp_path: Path) -> None:
     for name, error, message in (
         (ranker, UsageError, "encodes nothing; give it as a second stage"),
         (f"{clip} + {clip}", UsageError, "has no second stage"),
-        (f"{clip} + {ranker} + {ranker}", UsageError, "3 models"),
+        (f"{clip} + {ranker} + {ranker}", UsageError, "cannot stand between two stages"),
         (f"{clip} + cross_encoder:{tmp_path / 'none'}", CcmbError, "cannot open it"),
         (f"{clip} + {ranker}&depth=3", UsageError, "unknown option 'depth'"),
         (f"{clip} + cross_encoder:{tmp_path / 'ranker'}", CcmbError, "trust_remote_code"),

@@ -21,8 +21,10 @@ from ccmb.core.errors import CcmbError
 from ccmb.data.sample import Sample
 from ccmb.inference.gallery import Gallery
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.three_stages import ThreeStages, by_stage
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.raw_items import RawItems
+from ccmb.inference.staged_items import StagedItems
 from ccmb.inference.two_stage import Direction, Ranks, ranks_both_ways
 from ccmb.tasks.common.datasets import RetrievalSet, texts_and_pairs
 from ccmb.tasks.common.resampling import bounded_interval
@@ -47,7 +49,8 @@ def measure(
     gallery, spent = encoded_gallery(model, opened, samples, path, settings.convention)
     encoded = time.monotonic()
     ranks = ranks_both_ways(model, gallery, settings.depth)
-    discard_if_large(path)
+    for stage, _ in by_stage(model):
+        discard_if_large(gallery_file(stage, opened, cache))
     section = retrieval_of_ranks(ranks, gallery, settings)
     ranked = time.monotonic() - encoded
     seconds = {"encode": round(encoded - started, 2), "rank": round(ranked, 2)}
@@ -66,7 +69,8 @@ def measure(
 
 
 def gallery_file(model: Model, opened: RetrievalSet, cache: Path) -> Path:
-    """The file of the encoded set in the feature cache."""
+    """The file of the encoded set in the feature cache; of three stages, the last one's."""
+    model = by_stage(model)[-1][0]
     encoder = model.first if isinstance(model, TwoModels) and not model.states_width else model
     return cache / f"{encoder.fingerprint[:20]}-{opened.revision[:20]}.safetensors"
 
@@ -84,6 +88,18 @@ def encoded_gallery(
     Raises:
         CcmbError: the file cannot be written, or not be read again; the message names it.
     """
+    if isinstance(model, ThreeStages):
+        chosen_from, more = encoded_gallery(
+            model.chooser, opened, samples, gallery_file(model.chooser, opened, path.parent), convention
+        )
+        gallery, spent = encoded_gallery(model.last, opened, samples, path, convention)
+        images, texts = (
+            StagedItems(chooser, last)
+            for chooser, last in ((chosen_from.images, gallery.images), (chosen_from.texts, gallery.texts))
+        )
+        return replace(gallery, images=images, texts=texts), {
+            side: spent.get(side, 0.0) + more.get(side, 0.0) for side in spent | more
+        }
     if isinstance(model, TwoModels) and not model.states_width:  # whose ranker reads texts and images themselves
         gallery, spent = encoded_gallery(model.first, opened, samples, path, convention)
         words = [text for of_image in texts_and_pairs(samples, opened.queries)[0] for text in of_image]

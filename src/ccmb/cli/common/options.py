@@ -27,7 +27,7 @@ RankerOption = Annotated[
     str | None,
     typer.Option(
         help="Another second stage: cross_encoder:NAME of sentence-transformers, an R2D2 that can rank, or late:NAME, "
-        "the tokens of an R2D2."
+        "the tokens of an R2D2; late:NAME?keep=16 + OTHER makes three stages."
     ),
 ]
 CoarseDimOption = Annotated[

@@ -17,9 +17,10 @@ from torch import Tensor
 from ccmb.core.errors import UsageError
 from ccmb.core.hashing import sha256_of_json
 from ccmb.inference.late_interaction import late_scores
+from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import ScoreRanker
 from ccmb.inference.models.r2d2 import R2D2Stages
-from ccmb.inference.models.two_models import TwoModels
+from ccmb.inference.models.two_models import PairRanker, TwoModels
 from ccmb.inference.scoring import StageScores
 from ccmb.inference.stages import ImageLoader
 from ccmb.r2d2.modeling import R2D2Model
@@ -102,12 +103,13 @@ class R2D2Tokens:
         return self.model.prepare(image)
 
     def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
-        return self._image_tokens(self.model.encode_prepared(images))
+        return self.of_images(self.model.encode_prepared(images))
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self._image_tokens(self.model.encode_images(names, load))
+        return self.of_images(self.model.encode_images(names, load))
 
-    def _image_tokens(self, output: TowerOutput) -> TowerOutput:
+    def of_images(self, output: TowerOutput) -> TowerOutput:
+        """The tokens of images that the model has encoded."""
         with torch.inference_mode():
             tokens_BSD = self.network.image_tokens(output.states.to(self.network.device), self.dim)
         return TowerOutput(output.embed, tokens_BSD.cpu())
@@ -141,6 +143,13 @@ class TwoStagesOfOne(TwoModels):
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self.ranker.encode_texts(texts)
+
+
+def two_stages(first: Model, ranker: PairRanker, name: str = "") -> TwoModels:
+    """A first stage and a ranker; late interaction of the first one's own tokens reads images and texts with it."""
+    if isinstance(ranker, LateInteraction) and ranker.reader.fingerprint == first.fingerprint:
+        return TwoStagesOfOne(first, ranker, name)
+    return TwoModels(first, ranker, name)
 
 
 def late_ranker(name: str, model: object, dim: int | None = None) -> LateInteraction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import cast
+from urllib.parse import parse_qsl, urlencode
 
 from torch import nn
 
@@ -16,21 +17,23 @@ from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import CROSS_ENCODER, CrossEncoderRanker
 from ccmb.inference.models.fg_clip2 import KIND as FG_CLIP2
 from ccmb.inference.models.fg_clip2 import FgClip2Model
-from ccmb.inference.models.late import LATE, LateInteraction, TwoStagesOfOne, late_ranker
+from ccmb.inference.models.late import LATE, LateInteraction, late_ranker, two_stages
 from ccmb.inference.models.official_checkpoint import converted_folder, is_checkpoint
 from ccmb.inference.models.open_clip import OPEN_CLIP, OpenClipModel
 from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.models.sentence_transformers import SENTENCE_TRANSFORMERS, SentenceTransformerModel, options_of
 from ccmb.inference.models.stored_features import StoredFeatures, is_features
+from ccmb.inference.models.three_stages import ThreeStages
 from ccmb.inference.models.transformers_clip import TwoTowersModel, open_two_towers
 from ccmb.inference.models.two_models import PairRanker, TwoModels
 from ccmb.inference.models.wukong import WUKONG, open_wukong
-from ccmb.inference.stages import EXACT_OPTIONS, RankOptions
+from ccmb.inference.stages import DEFAULT_KEEP, EXACT_OPTIONS, RankOptions
 from ccmb.r2d2.configuration import R2D2Config
 from ccmb.r2d2.folders.export_manifest import is_export
 from ccmb.r2d2.generative.captioner import has_captioner, load_captioner
 from ccmb.r2d2.generative.generator import has_generator, load_generator
 from ccmb.r2d2.loading import model_folder
+from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.pretrained.sources import read_config
 from ccmb.r2d2.processing import R2D2Processor
 
@@ -46,8 +49,9 @@ def open_model(
     Args:
         name: a run, a model folder or a hub id, of R2D2 or of a two-tower model that transformers knows; an official
             checkpoint, `FILE.pth?tokenizer=vocab.txt`; a folder of stored features; `open_clip:ARCHITECTURE/WEIGHTS`;
-            or `sentence_transformers:NAME`. `A + B` ranks the candidates of A by B, see `open_ranker`. `LABEL=` in
-            front gives it a name of its own.
+            or `sentence_transformers:NAME`. `A + B` ranks the candidates of A by B, see `open_ranker`, and
+            `A + late:B?keep=16 + C` the 16 of them that late interaction chooses. `LABEL=` in front gives it a name of
+            its own.
         context_length: longest text in tokens; by default what the model was made for.
         options: how a second stage is computed, if there is one.
         fast: compute with an R2D2's int8 export, see `ccmb.r2d2.onnx.export.fast_export`.
@@ -64,7 +68,7 @@ def open_model(
             raise UsageError(
                 f"{source}: precision, cascade and ranking rule are of an R2D2's own second stage; leave them out"
             )
-        return _open_two(label, source, context_length, fast)
+        return _open_stages(label, source, context_length, fast)
     if source.startswith(RANKERS):
         raise UsageError(f"{source}: ranks pairs and encodes nothing; give it as a second stage: MODEL + {source}")
     if is_checkpoint(source):
@@ -113,23 +117,47 @@ def _without_dim(name: str, source: str) -> tuple[str, int | None]:
     return path, int(dim)
 
 
-def _open_two(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:
-    """Two models as two stages.
+def _open_stages(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:
+    """A first stage with the stages behind it."""
+    first, ranker = source.split(PLUS, 1)
+    return _with_stages(open_model(first.strip(), context_length, fast=fast), ranker, label)
+
+
+def _with_stages(first: Model, ranker: str, name: str = "") -> TwoModels:
+    """A model with one stage behind it, or two of which the first is late interaction.
 
     Raises:
-        UsageError: there are more than two, or the second one cannot rank.
+        UsageError: there are more, or one of them cannot stand where it stands.
     """
-    names = source.split(PLUS)
-    if len(names) != 2:
-        raise UsageError(f"{source}: {len(names)} models; two make two stages")
-    first = open_model(names[0].strip(), context_length, fast=fast)
-    return _joined(first, open_ranker(names[1].strip()), label)
+    names = [part.strip() for part in ranker.split(PLUS)]
+    if len(names) > 2:
+        raise UsageError(f"{first.name}{PLUS}{ranker}: {len(names) + 1} stages; there are three at most")
+    keep, names[0] = _without_keep(names[0], last=len(names) == 1)
+    rankers = [open_ranker(part, first) for part in names]
+    if len(rankers) == 1:
+        return two_stages(first, rankers[0], name)
+    late, last = rankers
+    if not isinstance(late, LateInteraction):
+        raise UsageError(f"{names[0]}: cannot stand between two stages; late interaction can, {LATE}NAME")
+    return ThreeStages(first, late, last, keep or DEFAULT_KEEP, name)
 
 
-def _joined(first: Model, ranker: PairRanker, name: str = "") -> TwoModels:
-    if isinstance(ranker, LateInteraction) and ranker.reader.fingerprint == first.fingerprint:
-        return TwoStagesOfOne(first, ranker, name)
-    return TwoModels(first, ranker, name)
+def _without_keep(ranker: str, last: bool) -> tuple[int | None, str]:
+    """How many candidates a stage leaves to the one behind it, and its name without that.
+
+    Raises:
+        UsageError: it is no number, or the stage is the last one.
+    """
+    path, mark, query = ranker.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if LATE not in path or "keep" not in options:
+        return None, ranker
+    keep = options.pop("keep")
+    if not keep.isdigit() or not int(keep):
+        raise UsageError(f"{ranker}: keep={keep} is no number of candidates")
+    if last:
+        raise UsageError(f"{ranker}: keep is of late interaction in front of another stage; leave it out")
+    return int(keep), path + (mark + urlencode(options) if options else "")
 
 
 def open_text_model(name: str, context_length: int | None = None) -> Model:
@@ -149,19 +177,22 @@ def open_text_model(name: str, context_length: int | None = None) -> Model:
 
 
 def with_ranker(model: Model, ranker: str) -> TwoModels:
-    """An open model with another second stage, see `open_ranker`.
+    """An open model with another second stage, see `open_ranker`, or with two, `late:B?keep=16 + C`.
 
     Raises:
-        UsageError: it has two models already, or the ranker cannot rank.
+        UsageError: it has two models already, or a ranker cannot rank.
     """
     if isinstance(model, TwoModels):
         raise UsageError(f"{model.name}: has a ranker already; leave out --ranker {ranker}")
-    return _joined(model, open_ranker(ranker))
+    return _with_stages(model, ranker)
 
 
-def open_ranker(name: str) -> PairRanker:
+def open_ranker(name: str, first: Model | None = None) -> PairRanker:
     """Open the second stage of a model by name: `cross_encoder:NAME`, an R2D2 with cross encoders or a decoder, or the
     tokens of any R2D2, `late:NAME`.
+
+    Args:
+        first: the first stage; a ranker of the same folder takes its weights.
 
     Raises:
         UsageError: it cannot rank.
@@ -172,11 +203,21 @@ def open_ranker(name: str) -> PairRanker:
         return CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
     if source.startswith(LATE):
         path, dim = _without_dim(label, source.removeprefix(LATE))
-        return late_ranker(label, open_model(path), dim)
-    model = open_model(name)
+        return late_ranker(label, _opened(path, first), dim)
+    model = _opened(name, first)
     if not (isinstance(model, R2D2Stages) and model.can_rank):
         raise UsageError(f"{name}: has no second stage; rank by an R2D2 or by {CROSS_ENCODER}NAME")
     return model
+
+
+def _opened(name: str, first: Model | None) -> Model:
+    """A model, which is not opened again if it is the first stage as its folder has it."""
+    source = label_and_source(name)[1]
+    if not isinstance(first, R2D2Stages) or not Path(source).is_dir() or not is_r2d2(source):
+        return open_model(name)
+    whole = isinstance(first.network, R2D2Model) and first.options in (None, EXACT_OPTIONS)
+    same = whole and first.source == str(model_folder(source).resolve())
+    return first if same and first.context_length == first.network.config.max_text_tokens else open_model(name)
 
 
 def is_r2d2(source: str) -> bool:

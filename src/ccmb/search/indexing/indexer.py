@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.core.passed_over import EXCLUDED, Excludes, PassedOver
 from ccmb.core.progress import progress
 from ccmb.data.images.source import FolderImages, UnreadableImageError
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.three_stages import by_stage
 from ccmb.search.index_folder import FORM, RECORD, Catalogue, IndexRecord, open_catalogue
 from ccmb.search.indexing.duplicates import find_duplicates
 from ccmb.search.indexing.image_metadata import digest_of, examine
@@ -168,7 +168,7 @@ class _Run:
     ) -> None:
         self.catalogue, self.model = catalogue, model
         self.own, self.url_of, self.report = own, url_of, report
-        self.states_room = states_bytes - catalogue.states.size() if model.can_rank else 0
+        self.states_room = states_bytes - catalogue.states_size() if model.can_rank else 0
         self.opened: dict[str, ListedSource] = {}
         self.known: dict[str, Entry] = {}
         self.now: dict[str, Entry] = {}  # the sources' entries at the end of the run
@@ -283,7 +283,7 @@ class _Run:
         if fresh:
             encoded = self.model.encode_prepared([ready.prepared for ready in fresh])
             self.catalogue.thumbnails.put({ready.entry.key: ready.thumbnail for ready in fresh if ready.thumbnail})
-            self._keep_states([ready.entry for ready in fresh], encoded.states)
+            self._keep_states([ready.entry for ready in fresh], encoded)
             self.catalogue.store.upsert([ready.entry for ready in fresh], encoded.embed.cpu())
             updated = sum(ready.entry.key in self.known for ready in fresh)
             self.report.updated += updated
@@ -296,17 +296,21 @@ class _Run:
             self.report.skipped_known += len(same) - refielded
         self.now |= {ready.entry.key: ready.entry for ready in batch if ready.error is None}
 
-    def _keep_states(self, entries: Sequence[Entry], states_BSW: Tensor) -> None:
-        if self.states_room <= 0:
+    def _keep_states(self, entries: Sequence[Entry], encoded: Any) -> None:
+        """Keep the token states of each image for every stage that reads any, while there is room."""
+        stages = [(stage, items) for stage, items in by_stage(self.model, encoded) if stage.states_width]
+        if self.states_room <= 0 or not stages:
             return
-        packed_states = {}
-        for entry, states_SW in zip(entries, states_BSW, strict=True):
-            packed = pack_states(entry, states_SW)
-            if len(packed) > self.states_room:
+        packed_states: list[dict[str, bytes]] = [{} for _ in stages]
+        for row, entry in enumerate(entries):
+            packed = [pack_states(entry, items.states[row]) for _, items in stages]
+            if sum(map(len, packed)) > self.states_room:
                 break
-            self.states_room -= len(packed)
-            packed_states[entry.key] = packed
-        self.catalogue.states.put(packed_states)
+            self.states_room -= sum(map(len, packed))
+            for states, data in zip(packed_states, packed, strict=True):
+                states[entry.key] = data
+        for (stage, _), states in zip(stages, packed_states, strict=True):
+            self.catalogue.states_for(stage).put(states)
 
 
 def must_match(record: IndexRecord, index: Path, model: Model) -> None:
