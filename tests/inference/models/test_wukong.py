@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.data.class_names import ImageClass
 from ccmb.inference.late_interaction import directed_scores, late_scores
 from ccmb.inference.models.open_model import may_rank, open_model
 from ccmb.inference.models.wukong_network import wukong_network
+from ccmb.tasks.classification.prompts import fill
+from ccmb.tasks.classification.rerank import make_classifier
 
 pytestmark = pytest.mark.numeric
 
@@ -71,7 +74,10 @@ def test_the_network_is_clips(kind: str, tmp_path: Path) -> None:
     pixels = torch.cat([model.prepare(image) for image in tiny_images(3)])  # type: ignore[attr-defined]
     ids = model.encode_texts(TEXTS)
     encoded = model.first._tokenizer if kind != "global" else model._tokenizer  # type: ignore[attr-defined]
-    tokens = encoded(TEXTS, padding="longest", return_tensors="pt")["input_ids"]
+    padded = (
+        {"padding": "longest"} if kind == "global" else {"padding": "max_length", "max_length": model.context_length}
+    )
+    tokens = encoded(TEXTS, return_tensors="pt", **padded)["input_ids"]
     with torch.no_grad():
         seen = reference.vision_model(pixels)
         image_states = reference.visual_projection(reference.vision_model.post_layernorm(seen.last_hidden_state))
@@ -112,7 +118,7 @@ def test_tokens_are_reduced_by_softmax_weights_over_places() -> None:
 
 
 def test_both_stages_rank_and_are_calibrated(tmp_path: Path) -> None:
-    model = open_model(save_wukong(tmp_path, "token_wise"))
+    model = open_model(save_wukong(tmp_path, "token_wise") + "&padding=exact")
     images, texts = model.encode_images(range(3), tiny_images(3).__getitem__), model.encode_texts(TEXTS)
     index = torch.tensor([0, 1, 2]), torch.tensor([3, 0, 1])
     scores = model.score_pairs(images, texts, *index)
@@ -127,10 +133,35 @@ def test_both_stages_rank_and_are_calibrated(tmp_path: Path) -> None:
     assert again.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("kind", ["token_wise", "reduced"])
+def test_classes_are_scored_by_shares_that_are_averaged_over_prompts(kind: str, tmp_path: Path) -> None:
+    model, count = open_model(save_wukong(tmp_path, kind)), 3
+    classes = [ImageClass(("猫",)), ImageClass(("狗", "小狗")), ImageClass(("船",)), ImageClass(("一只红色的小鸟",))]
+    templates = ["{}", "{}的画"]
+    scores = make_classifier(model, classes, templates, depth=len(classes)).scores(tiny_images(count))
+    image_BSD = model.encode_images(range(count), tiny_images(count).__getitem__).states
+    shares = []
+    for template in templates:
+        columns = []
+        for one in classes:
+            texts = [model.encode_texts([fill(template, name)]) for name in one.names]
+            tokens_TD = [text.states[0] * text.mask[0, :, None] for text in texts]
+            assert all(not text.mask.all() for text in texts)  # alone too, a text has padding, which is a zero vector
+            columns.append(torch.stack([(image_BSD @ tokens.T).amax(2).mean(1) for tokens in tokens_TD]).mean(0))
+        shares.append(torch.stack(columns, 1).softmax(1))
+    expected_BC = torch.stack(shares).mean(0)
+    torch.testing.assert_close(scores.ranking, expected_BC.gather(1, scores.candidates), rtol=0, atol=TINY_ERROR)
+
+
 def test_faults_are_named(tmp_path: Path) -> None:
     name = save_wukong(tmp_path, "global")
     assert open_model(f"{name}&similarity=token_wise").can_rank
-    for wrong, words in ((f"{name}&similarity=x", "there are global, token_wise"), (f"{name}&dim=3", "unknown option")):
+    for wrong, words in (
+        (f"{name}&similarity=x", "there are global, token_wise"),
+        (f"{name}&padding=none", "there are exact, official"),
+        (f"{name}&padding=exact", "is of token-wise models"),
+        (f"{name}&dim=3", "unknown option"),
+    ):
         with pytest.raises(UsageError, match=words):
             open_model(wrong)
     with pytest.raises(UsageError, match="--context-length is 99"):

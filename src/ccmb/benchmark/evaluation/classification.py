@@ -13,7 +13,7 @@ from ccmb.inference.models.base import Model
 from ccmb.inference.models.stored_features import StoredFeatures
 from ccmb.tasks.classification.classifier import Classifier, class_embeddings
 from ccmb.tasks.classification.evaluate import class_ranks, class_report
-from ccmb.tasks.classification.rerank import PromptRanker
+from ccmb.tasks.classification.rerank import class_ranker
 
 
 def measure(model: Model, opened: ClassSet, settings: Settings) -> Measurement[Classification]:
@@ -25,7 +25,7 @@ def measure(model: Model, opened: ClassSet, settings: Settings) -> Measurement[C
     embed_CD = class_embeddings(model, opened.classes, opened.templates)
     classifier = Classifier(model, opened.classes, embed_CD)
     if depth is not None:
-        ranker = PromptRanker(model, model, opened.classes, opened.templates)
+        ranker = class_ranker(model, opened.classes, opened.templates)
         classifier = Classifier(model, opened.classes, embed_CD, ranker, depth)
     ranks = class_ranks(classifier, opened.labelled, opened.images)
     by_stage = {"pre_ranking": ranks.first} | ({} if ranks.second is None else {"ranking": ranks.second})

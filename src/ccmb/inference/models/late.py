@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ccmb.core.choices import Padding
 from ccmb.core.errors import UsageError
 from ccmb.core.hashing import sha256_of_json
-from ccmb.inference.late_interaction import late_scores
+from ccmb.inference.late_interaction import directed_scores
 from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import ScoreRanker
 from ccmb.inference.models.r2d2 import R2D2Stages
@@ -53,14 +54,24 @@ class LateInteraction(ScoreRanker):
         name, source, fingerprint: as a `Model` has them.
         parameters: 0 where the first stage has them all.
         states_width: D.
+        padding: how a text's padding counts.
     """
 
     kind = "late interaction"
 
     def __init__(
-        self, reader: ReadsTokens, *, name: str, source: str, fingerprint: str, states_width: int, parameters: int = 0
+        self,
+        reader: ReadsTokens,
+        *,
+        name: str,
+        source: str,
+        fingerprint: str,
+        states_width: int,
+        parameters: int = 0,
+        padding: Padding = "exact",
     ) -> None:
         super().__init__()
+        self.padding = padding
         self.reader, self.name, self.source, self.fingerprint = reader, name, source, fingerprint
         self.states_width, self.parameters = states_width, parameters
 
@@ -80,13 +91,18 @@ class LateInteraction(ScoreRanker):
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
     ) -> StageScores:
         """The scores of N pairs picked by index; a pair's score alone orders it."""
-        parts = [torch.empty(0)]
+        score_N = self.both_ways(images, texts, image_index_N, text_index_N).mean(0)
+        return StageScores(cosine_N, self.match(score_N), score_N)
+
+    def both_ways(self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor) -> Tensor:
+        """(2, N) scores of pairs picked by index, from image to text and from text to image."""
+        parts = [torch.empty(2, 0)]
         for image_P, text_P in zip(image_index_N.split(BATCH), text_index_N.split(BATCH), strict=True):
             some_images, some_texts = images[image_P], texts[text_P]
             assert some_texts.mask is not None, "texts of a token-wise model have a mask"
-            parts.append(late_scores(some_images.states, some_texts.states, some_texts.mask))
-        score_N = torch.cat(parts)
-        return StageScores(cosine_N, self.match(score_N), score_N)
+            both = directed_scores(some_images.states, some_texts.states, some_texts.mask, self.padding)
+            parts.append(torch.stack(both))
+        return torch.cat(parts, 1)
 
 
 class R2D2Tokens:

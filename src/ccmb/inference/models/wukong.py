@@ -1,18 +1,21 @@
 """Wukong's released checkpoints by name: `wukong:FILE.ckpt?tokenizer=vocab.txt`, global, token-wise, and reduced.
 
 A global one orders by cosine. A token-wise one pre-ranks by the cosine of its tokens' means, our choice, and ranks by
-late interaction, in which padding is no partner (`ccmb.core.choices.Padding`).
+late interaction, in which padding counts as in its authors' code (`ccmb.core.choices.Padding`) unless
+`padding=exact` says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from ccmb.core.choices import Padding
 from ccmb.core.device import choose_device
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.inference.models.base import OneStage, context_within, fingerprint
@@ -27,7 +30,7 @@ from ccmb.r2d2.tokenizer import load_tokenizer
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
 WUKONG = "wukong:"
-OPTIONS = ("tokenizer", "similarity")
+OPTIONS = ("tokenizer", "similarity", "padding")
 SIMILARITIES = {"global": False, "token_wise": True}
 PAD = 0  # the files' texts are padded with it, and it is no token of a text
 
@@ -42,7 +45,8 @@ class WukongModel(OneStage):
 
         Args:
             source: what follows the prefix: the file, and as options `tokenizer`, a vocab.txt, a folder or a hub id,
-                and `similarity`, global or token_wise, where the file's own is not what its shapes say.
+                `similarity`, global or token_wise, where the file's own is not what its shapes say, and `padding`,
+                official or exact.
 
         Raises:
             UsageError: an option is unknown, or the context length is none of the model's.
@@ -52,6 +56,10 @@ class WukongModel(OneStage):
         similarity = options.get("similarity")
         if similarity is not None and similarity not in SIMILARITIES:
             raise UsageError(f"{name}: similarity={similarity}; there are {', '.join(SIMILARITIES)}")
+        padding = options.get("padding", "official")
+        if padding not in get_args(Padding):
+            raise UsageError(f"{name}: padding={padding}; there are {', '.join(get_args(Padding))}")
+        self.padding = cast(Padding, padding)
         self.network: WukongNetwork = wukong_network(
             path, read_file(path), None if similarity is None else SIMILARITIES[similarity]
         )
@@ -65,7 +73,10 @@ class WukongModel(OneStage):
         size = self.network.image_size
         self._images = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
         vocabulary = sorted(self._tokenizer.get_vocab().items())
-        settings = {"kind": self.kind, "settings": [vocabulary, self.context_length, self.network.is_token_wise]}
+        if "padding" in options and not self.network.is_token_wise:
+            raise UsageError(f"{name}: padding is of token-wise models, and this one is global; leave it out")
+        tokens = [True, padding] if self.network.is_token_wise else [False]
+        settings = {"kind": self.kind, "settings": [vocabulary, self.context_length, *tokens]}
         self.fingerprint = fingerprint(self.network, settings)
         self._model = self.network.to(choose_device("auto"))
 
@@ -79,8 +90,10 @@ class WukongModel(OneStage):
         return TowerOutput(embed_BD.cpu(), tokens_BSD.cpu())
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
+        # Its authors pad every text to the whole length, and a text's padding is a partner of an image's tokens.
+        padded = "max_length" if self.network.is_token_wise and self.padding == "official" else "longest"
         encoded = self._tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=self.context_length, return_tensors="pt"
+            list(texts), padding=padded, truncation=True, max_length=self.context_length, return_tensors="pt"
         )
         ids_BT = encoded["input_ids"].to(choose_device("auto"))
         mask_BT = (ids_BT != PAD).long()
@@ -105,6 +118,7 @@ class WukongTokenWise(TwoStagesOfOne):
             source=model.source,
             fingerprint=model.fingerprint,
             states_width=model.network.dim,
+            padding=model.padding,
         )
         super().__init__(model, ranker, model.name)
 

@@ -12,11 +12,19 @@ from ccmb.core.errors import UsageError
 from ccmb.core.text.cleaning import clean_query
 from ccmb.data.class_names import ImageClass
 from ccmb.inference.models.base import Model
+from ccmb.inference.models.late import LateInteraction
+from ccmb.inference.models.three_stages import ThreeStages
 from ccmb.inference.raw_items import join
 from ccmb.inference.stages import Reranker, SetEncoder
 from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
-from ccmb.tasks.classification.classifier import Classifier, ImageClasses, class_embeddings, classify_images
+from ccmb.tasks.classification.classifier import (
+    Classifier,
+    ImageClasses,
+    ScoreClasses,
+    class_embeddings,
+    classify_images,
+)
 from ccmb.tasks.classification.prompts import PLAIN_TEMPLATE, TEMPLATES, fill
 
 
@@ -49,6 +57,54 @@ class PromptRanker:
         return self.ranker.rank_scores(images, self.texts, *pairs, cosine_BK.flatten()).view_as(cosine_BK)
 
 
+class TokenWiseRanker:
+    """Late interaction over classes, which reads every prompt, as Wukong does (Gu et al. 2022, arXiv 2202.06767).
+
+    With each template, the scores from an image to its K candidates become shares by a softmax; the score of a class is
+    the mean of its shares. Of several names, a template takes the mean score. Where K is all classes, this is what the
+    authors' code does.
+    """
+
+    def __init__(
+        self,
+        encoder: SetEncoder,
+        ranker: LateInteraction,
+        classes: Sequence[ImageClass],
+        templates: Sequence[str] = TEMPLATES,
+        batch: int = 256,
+    ) -> None:
+        self.ranker = ranker
+        self.class_N = torch.tensor([row for row, one in enumerate(classes) for _ in one.names])
+        self.first_C = torch.searchsorted(self.class_N, torch.arange(len(classes)))
+        self.count_C = torch.bincount(self.class_N, minlength=len(classes))
+        names = [name for one in classes for name in one.names]
+        starts = range(0, len(names), batch)
+        self.texts_of = [
+            join([encoder.encode_texts([fill(template, name) for name in names[i : i + batch]]) for i in starts])
+            for template in templates
+        ]
+
+    def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
+        class_N = index_BK.flatten()
+        count_N = self.count_C[class_N]
+        pair_M = torch.arange(len(class_N)).repeat_interleave(count_N)
+        name_M = self.first_C[class_N][pair_M] + torch.arange(len(pair_M)) - (count_N.cumsum(0) - count_N)[pair_M]
+        image_M = pair_M // index_BK.shape[1]
+        shares = []
+        for texts in self.texts_of:
+            score_M = self.ranker.both_ways(images, texts, image_M, name_M)[0]
+            score_N = score_M.new_zeros(len(class_N)).index_add(0, pair_M, score_M) / count_N
+            shares.append(score_N.view_as(index_BK).softmax(1))
+        return torch.stack(shares).mean(0)
+
+
+def class_ranker(model: Model, classes: Sequence[ImageClass], templates: Sequence[str] = TEMPLATES) -> ScoreClasses:
+    """The second stage of a model over some classes."""
+    if isinstance(model.ranker, LateInteraction) and not isinstance(model, ThreeStages):
+        return TokenWiseRanker(model, model.ranker, classes, templates)
+    return PromptRanker(model, model, classes, templates)
+
+
 def make_classifier(
     model: Model,
     classes: Sequence[ImageClass],
@@ -71,7 +127,7 @@ def make_classifier(
     embed_CD = class_embeddings(model, classes, templates)
     if depth is None:
         return Classifier(model, classes, embed_CD)
-    return Classifier(model, classes, embed_CD, PromptRanker(model, model, classes, templates), depth)
+    return Classifier(model, classes, embed_CD, class_ranker(model, classes, templates), depth)
 
 
 def classify(
