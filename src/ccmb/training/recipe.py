@@ -64,6 +64,15 @@ class MiningRecipe(ConfigBase):
     group: int = Field(8, gt=1, description="samples that stand together: one and some of its nearest others")
     neighbors: int = Field(24, gt=0, description="nearest others of a sample that its group is drawn from")
     texts: int = Field(4, gt=0, description="texts of a sample that are encoded to find them")
+    every: int | None = Field(
+        None, gt=0, description="look for them anew after so many steps, by the weights of then; by default once"
+    )
+    max_similarity: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="others whose cosine is above this are taken for the same sample, and are no neighbours",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -96,6 +96,67 @@ def test_a_run_that_goes_on_has_the_batches_of_one_that_never_stopped(
     assert log_of(run, tmp_path / "halves", METRICS) == whole
 
 
+EVERY = "data.mining={group: 2, neighbors: 3, texts: 2, every: 2}"
+
+
+def test_a_round_has_the_neighbours_of_its_first_weights_and_a_run_that_goes_on_the_same(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = recipe(corpus, 5, EVERY, "training.checkpoint_every=1", "optimizer.lr=0.01")
+    whole = log_of(run, tmp_path / "whole", METRICS)
+    files = ["neighbors.npy", "neighbors-2.npy", "neighbors-4.npy"]
+    first, *_, last = found = [np.load(tmp_path / "whole" / name) for name in files]
+    assert sorted(path.name for path in (tmp_path / "whole").glob("neighbors*")) == sorted(files)
+    assert (first != last).any()
+    # Stopped within the second round, and before the third.
+    for stop in (3, 4):
+        out, plain, left = tmp_path / f"stopped-{stop}", PreTraining.forward, stop + 1
+
+        def losses(self: PreTraining, *rest: Any, plain: Any = plain) -> Any:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise CcmbError("stopped")
+            return plain(self, *rest)
+
+        monkeypatch.setattr(PreTraining, "forward", losses)
+        with pytest.raises(CcmbError, match="stopped"):
+            pretrain(run, out)
+        monkeypatch.undo()
+        monkeypatch.setenv("CCMB_CACHE", str(tmp_path / "cache"))
+        assert log_of(run, out, METRICS) == whole
+        for name, neighbors in zip(files, found, strict=True):
+            assert (np.load(out / name) == neighbors).all()
+
+
+def test_rounds_cover_the_steps() -> None:
+    assert list(mining.rounds(0, 5, None)) == [(0, 5)]
+    assert list(mining.rounds(3, 9, 2)) == [(3, 4), (4, 6), (6, 8), (8, 9)]
+    assert [mining.file_of_round(step, 2) for step in (0, 1, 3)] == [mining.FILE, mining.FILE, "neighbors-2.npy"]
+    assert mining.file_of_round(7, None) == mining.FILE
+
+
+def test_what_is_too_alike_is_no_neighbour(corpus: Path) -> None:
+    run = recipe(corpus, 2, "data.mining={group: 2, neighbors: 3, texts: 2}")
+    samples, images = open_training(run.data)
+    model, processor = build_network(run, samples)
+    pretraining, reader = make_pretraining(model, processor, run), PairReader(samples, images, run.data, run.training)
+    with torch.inference_mode():
+        feature_ID = mining._features(reader, pretraining, processor, len(samples), 2)
+    cosine_II = feature_ID @ feature_ID.T - 2 * torch.eye(len(samples))
+    limit = float(cosine_II.amax(1).median())
+    nearest_IK = mining._nearest(feature_ID, 3, limit)
+    alone = 0
+    for row, others in enumerate(nearest_IK.tolist()):
+        allowed = [
+            other for other in cosine_II[row].argsort(descending=True).tolist() if cosine_II[row, other] <= limit
+        ]
+        allowed.remove(row)
+        assert others == (allowed + [row] * 3)[:3]
+        alone += allowed[0] != int(cosine_II[row].argmax())
+    assert alone >= 1  # some lost their nearest
+
+
 def test_samples_of_one_image_are_no_neighbours_and_unreadable_images_are_passed_over(tmp_path: Path) -> None:
     folder = tiny_corpus(tmp_path / "corpus")
     lines = (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Mined negatives: before the training, the towers' own index says which samples are alike.
+"""Mined negatives: before the training, or every so many steps, the towers' own index says which samples are alike.
 
 Two samples are alike by their images and texts together: by the sum of an image's embedding and the mean embedding of
 its texts. Among what the batch happens to hold there is rarely anything that is hard to tell apart.
@@ -29,7 +29,7 @@ from ccmb.r2d2.towers.two_towers import l2_normalize
 from ccmb.tasks.pretraining.batches import PairReader
 from ccmb.training.distributed import all_reduce_max, barrier, world
 
-FILE = "neighbors.npy"  # in the run folder, so that a run that goes on has the same batches
+FILE = "neighbors.npy"  # in the run folder, so that a run that goes on has the same batches; see `file_of_round`
 BATCH = 128
 ROWS = 1024  # whose cosines with all are held at a time
 Batches = Callable[[int, int], Iterator[Any]]
@@ -38,27 +38,45 @@ Batches = Callable[[int, int], Iterator[Any]]
 def with_neighbors(
     batches: Batches, reader: PairReader, pretraining: PreTraining, processor: R2D2Processor, out: Path
 ) -> Batches:
-    """The same batches; where they are mined, the samples' neighbours are found before the first.
+    """The same batches; where they are mined, the samples' neighbours are found before the first, and before the first
+    of each further round if the recipe has any.
 
     Only then the network has the weights that it trains with, and is on its device.
     """
-    if not isinstance(reader.plan, MinedPlan):
+    if not isinstance(reader.plan, MinedPlan) or reader.data.mining is None:
         return batches
+    every = reader.data.mining.every
 
-    def first_mine(plan: MinedPlan, start: int, stop: int) -> Iterator[Any]:
-        path = out / FILE
-        if all_reduce_max(int(not path.exists())):  # all processes see the same, or find them anew together
-            neighbors_NK = find_neighbors(reader, pretraining, processor)
-            if world().is_main:
-                content = io.BytesIO()
-                np.save(content, neighbors_NK)
-                with atomic_write(path, "wb") as file:
-                    file.write(content.getvalue())
-            barrier()
-        plan.neighbors_NK = _read(path, plan.count)
-        return batches(start, stop)
+    def mined(plan: MinedPlan, start: int, stop: int) -> Iterator[Any]:
+        for first, last in rounds(start, stop, every):
+            path = out / file_of_round(first, every)
+            if all_reduce_max(int(not path.exists())):  # all processes see the same, or find them anew together
+                with torch.random.fork_rng():  # a run that goes on reads them, and draws the same afterwards
+                    neighbors_NK = find_neighbors(reader, pretraining, processor)
+                if world().is_main:
+                    content = io.BytesIO()
+                    np.save(content, neighbors_NK)
+                    with atomic_write(path, "wb") as file:
+                        file.write(content.getvalue())
+                barrier()
+            plan.neighbors_NK = _read(path, plan.count)
+            yield from batches(first, last)
 
-    return partial(first_mine, reader.plan)
+    return partial(mined, reader.plan)
+
+
+def rounds(start: int, stop: int, every: int | None) -> Iterator[tuple[int, int]]:
+    """The steps from one to the one before another, in runs within which the neighbours stay."""
+    while start < stop:
+        end = stop if every is None else min(stop, (start // every + 1) * every)
+        yield start, end
+        start = end
+
+
+def file_of_round(step: int, every: int | None) -> str:
+    """The name of the file of the neighbours that a step's batch is drawn from."""
+    first = 0 if every is None else step // every * every
+    return FILE if not first else FILE.replace(".", f"-{first}.")
 
 
 def find_neighbors(reader: PairReader, pretraining: PreTraining, processor: R2D2Processor) -> np.ndarray:
@@ -71,7 +89,7 @@ def find_neighbors(reader: PairReader, pretraining: PreTraining, processor: R2D2
     count = min(mining.neighbors, len(first_of) - 1)
     if not count:
         raise CcmbError("data.mining: all samples show one image, which has no neighbours")
-    nearest_IK = _nearest(feature_ID, count).numpy()
+    nearest_IK = _nearest(feature_ID, count, mining.max_similarity).numpy()
     return first_of[nearest_IK][image_ids]
 
 
@@ -91,14 +109,18 @@ def _features(
     return l2_normalize(l2_normalize(sums[0]) + l2_normalize(sums[1]))
 
 
-def _nearest(feature_ID: Tensor, count: int) -> Tensor:
-    """(I, K) indices of the nearest others by cosine."""
+def _nearest(feature_ID: Tensor, count: int, max_similarity: float) -> Tensor:
+    """(I, K) indices of the nearest others by cosine, none above the maximum; of an image with too few, itself."""
     parts = []
+    # Unit vectors may have a cosine just above 1.
+    limit = torch.inf if max_similarity == 1 else max_similarity
     for start in range(0, len(feature_ID), ROWS):
         cosine_RI = feature_ID[start : start + ROWS] @ feature_ID.T
         own = torch.arange(len(cosine_RI))
         cosine_RI[own, own + start] = -torch.inf
-        parts.append(cosine_RI.topk(count, dim=1).indices)
+        nearest_RK = cosine_RI.masked_fill_(cosine_RI > limit, -torch.inf).topk(count, dim=1)
+        itself_R1 = (own + start)[:, None]
+        parts.append(torch.where(nearest_RK.values == -torch.inf, itself_R1, nearest_RK.indices))
     return torch.cat(parts)
 
 
