@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +13,16 @@ from torch.nn.functional import normalize
 
 from ccmb.core.errors import UsageError
 from ccmb.inference.late_interaction import directed_scores
+from ccmb.inference.models.open_model import open_ranker
 from ccmb.objectives.config import Objectives, check_objectives
 from ccmb.objectives.pre_ranking import multi_positive_targets
 from ccmb.objectives.pretraining import PreTraining
 from ccmb.objectives.token_wise import MAX_COSINES, Tokens, directed_matrix, token_wise_loss
-from tests.helpers.exact import assert_same
-from tests.helpers.tiny import tiny_batch, tiny_model, tiny_processor
+from ccmb.r2d2.loading import load_model
+from ccmb.r2d2.towers.token_reduction import TokenReduction
+from tests.helpers.exact import TINY_ERROR, assert_same
+from tests.helpers.tiny import tiny_batch, tiny_images, tiny_model, tiny_processor
+from tests.helpers.two_towers import save_r2d2
 
 pytestmark = pytest.mark.numeric
 
@@ -110,6 +115,40 @@ def test_a_step_trains_projections_and_towers_by_tokens() -> None:
     layer = model.text_tower.encoder.layer[0].attention.self.query.weight.grad
     assert layer is not None
     assert layer.abs().sum() > 0
+
+
+def test_reduced_tokens_begin_as_weighted_means_and_are_trained() -> None:
+    model = tiny_model(reduced_tokens=3).double()
+    tokens_BSD = normalize(torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)).double(), dim=-1)
+    reduction = model.token_reduction
+    assert isinstance(reduction, TokenReduction)
+    maps_NW = reduction.attention_maps[1].weight[..., 0, 0]
+    weights_BNS = (reduction.norm(tokens_BSD) @ maps_NW.T).softmax(1).transpose(1, 2)
+    assert_same(reduction(tokens_BSD).detach(), (weights_BNS @ tokens_BSD).detach())
+    assert (weights_BNS.std(1) > 0).all()  # the sums differ
+    objectives = Objectives.model_validate({**OFF, "tokenwise": {"weight": 1.0, "dim": 8}})
+    model.train()
+    pretraining = PreTraining(model, objectives, tiny_processor().tokenizer.mask_token_id)
+    batch = replace(tiny_batch(4), pixel_values=tiny_batch(4).pixel_values.double())
+    losses, _ = pretraining(batch, 0.0)
+    losses["tokenwise"].backward()
+    assert all(weight.grad is not None for weight in reduction.parameters())
+    assert float(reduction.attention_maps[1].weight.grad.abs().sum()) > 0
+    assert float(reduction.feat_conv.weight.grad.abs().sum()) > 0
+    images = model.eval().encode_image(batch.pixel_values)
+    assert model.image_tokens(images.states, 8).shape == (4, 3, 8)
+
+
+def test_reduced_tokens_are_saved_and_late_interaction_reads_them(tmp_path: Path) -> None:
+    folder = save_r2d2(tmp_path / "r2d2", reduced_tokens=3)
+    ranker = open_ranker(f"late:{folder}")
+    images = ranker.encode_images(range(2), tiny_images(2).__getitem__)
+    assert images.states.shape == (2, 3, 16)
+    model, processor = load_model(folder)
+    expected = model.eval().image_tokens(model.encode_image(processor.images(tiny_images(2))).states)
+    torch.testing.assert_close(images.states, expected.detach(), rtol=0, atol=TINY_ERROR)
+    with pytest.raises(UsageError, match="needs an embed_dim that 8 divides"):
+        tiny_model(reduced_tokens=3, embed_dim=12)
 
 
 def test_more_numbers_than_an_embedding_has_are_refused() -> None:

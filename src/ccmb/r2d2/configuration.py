@@ -13,6 +13,7 @@ from ccmb.core.errors import UsageError, did_you_mean
 from ccmb.r2d2 import stem_vision as _registers_the_stem_tower  # noqa: F401
 from ccmb.r2d2.folders.weight_sources import check_sources
 from ccmb.r2d2.towers.image_forms import USUAL_SIZE, ImageForm, image_form, image_side, set_image_side
+from ccmb.r2d2.towers.token_reduction import GROUPS
 
 # The keywords of `from_pretrained` that locate a folder on the hub.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
@@ -57,6 +58,8 @@ class R2D2Config(PreTrainedConfig):
         decoder_vocab_size: tokens that it knows, one for all others among them.
         decoder_skipped_tokens: how many tokens after the first one it passes over, since all texts begin with them
             (`text_prefix`).
+        reduced_tokens: how many sums of an image's tokens late interaction reads, see
+            `ccmb.r2d2.towers.token_reduction`; 0: the tokens themselves.
         match_weight: factor of the match heads' log-odds in the ranking rule "log_odds".
         rerank_k: how many candidates the second stage ranks where nothing else is asked for; None: as many as the
             caller's default says.
@@ -102,6 +105,7 @@ class R2D2Config(PreTrainedConfig):
         decoder_layers: int = 0,
         decoder_vocab_size: int = 0,
         decoder_skipped_tokens: int = 0,
+        reduced_tokens: int = 0,
         match_weight: float = 1.0,
         rerank_k: int | None = None,
         ranking_rule: RankingRule = "sum",
@@ -114,8 +118,6 @@ class R2D2Config(PreTrainedConfig):
     ) -> None:
         self.vision_config = _as_config("vision", vision_config, {"model_type": "clip_vision_model"})
         self.text_config = _as_config("text", text_config, {"model_type": "bert", "vocab_size": 21128})
-        if image_side(self.vision_config) is None:
-            set_image_side(self.vision_config, USUAL_SIZE)
         self.embed_dim, self.text_prefix = embed_dim, text_prefix
         self._set_image_form(image_width, image_class_token, image_pooling)
         self.text_pooling: TextPooling = one_of("text_pooling", text_pooling, TextPooling)
@@ -127,7 +129,7 @@ class R2D2Config(PreTrainedConfig):
         self.cross_dropout, self.max_text_tokens = cross_dropout, max_text_tokens
         self.match_heads, self.mlm_head = match_heads and cross_layers > 0, mlm_head and cross_layers > 0
         self.decoder_layers, self.decoder_vocab_size = decoder_layers, decoder_vocab_size
-        self.decoder_skipped_tokens = decoder_skipped_tokens
+        self.decoder_skipped_tokens, self.reduced_tokens = decoder_skipped_tokens, reduced_tokens
         self.standardize_states = standardize_states and max(cross_layers, decoder_layers) > 0
         self.ranking_rule: RankingRule = one_of("ranking_rule", ranking_rule, RankingRule)
         self.match_temperature = _positive("match_temperature", match_temperature)
@@ -142,11 +144,15 @@ class R2D2Config(PreTrainedConfig):
         heads, cross, decoder = self.projection_heads, self.cross_layers, self.decoder_layers
         if heads > 1 and (self.projection_hidden is None or self.embed_dim % heads):
             raise UsageError(f"projection_heads is {heads}: needs projection_hidden, and an embed_dim that it divides")
+        if self.reduced_tokens and self.embed_dim % GROUPS:
+            raise UsageError(f"reduced_tokens: needs an embed_dim that {GROUPS} divides, and it is {self.embed_dim}")
         if cross and decoder:
             raise UsageError(f"cross_layers is {cross} and decoder_layers {decoder}: only one of them can rank")
 
     def _set_image_form(self, width: int | None, class_token: bool | None, pooling: ImagePooling | None) -> None:
         """What the image tower gives: as a folder's file says, so that nothing is tried out, or as it does itself."""
+        if image_side(self.vision_config) is None:
+            set_image_side(self.vision_config, USUAL_SIZE)
         if pooling is not None:
             one_of("image_pooling", pooling, ImagePooling)
         if width is not None and class_token is not None and pooling is not None:

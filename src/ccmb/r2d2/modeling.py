@@ -23,6 +23,7 @@ from ccmb.r2d2.decoders.word_head import MaskedLanguageHead
 from ccmb.r2d2.packing import PackedPairs, Packing
 from ccmb.r2d2.projection import Standardize, new_projection
 from ccmb.r2d2.towers.stillness import keep_still
+from ccmb.r2d2.towers.token_reduction import TokenReduction
 from ccmb.r2d2.towers.two_towers import TowerOutput, TwoTowers
 
 
@@ -52,6 +53,8 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         )
         self.image_projection = projection(config.image_width)
         self.text_projection = projection(text.hidden_size)
+        reduced = config.reduced_tokens
+        self.token_reduction = TokenReduction(config.embed_dim, reduced) if reduced else None
         self.temperature = nn.Parameter(torch.tensor(config.initial_temperature))
         width = text.hidden_size
         self.image_standardize = Standardize(config.image_width) if config.standardize_states else None
@@ -79,7 +82,7 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Standardize):
+        elif isinstance(module, Standardize | TokenReduction):
             module.reset()
         elif isinstance(module, MaskedLanguageHead):
             nn.init.zeros_(module.bias)

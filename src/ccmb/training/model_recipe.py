@@ -124,6 +124,12 @@ class ModelRecipe(ConfigBase):
         description="most frequent tokens of the texts that a new decoder knows; all others are one to it; by default "
         "it knows all, of which texts in many languages have so many that they take most of its time",
     )
+    reduced_tokens: int = Field(
+        0,
+        ge=0,
+        description="sums of an image's tokens, with learned weights, that objectives.tokenwise contrasts and "
+        "late:MODEL ranks by, as in Wukong; 0: the tokens themselves",
+    )
     image_size: int | None = Field(
         None,
         gt=2,

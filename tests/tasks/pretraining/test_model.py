@@ -86,6 +86,22 @@ def test_towers_alone_get_the_second_stage_that_the_recipe_asks_for(tmp_path: Pa
     assert not built(recipe(off, init_from=start, cross_layers=0))[0].can_rank
 
 
+def test_reduced_tokens_are_added_for_the_objective_that_trains_them(tmp_path: Path) -> None:
+    start = str(towers_alone(tmp_path))
+    off = dict.fromkeys(("fgr", "mlm", "tgd", "fgd"), False)
+    plain, _ = built(recipe(off, init_from=start, cross_layers=0, reduced_tokens=4))
+    assert plain.token_reduction is None
+    reduced, _ = built(recipe(off | {"tokenwise": True}, init_from=start, cross_layers=0, reduced_tokens=4))
+    assert reduced.config.reduced_tokens == 4
+    reduced.save_pretrained(tmp_path / "reduced")
+    built_processor = R2D2Processor.from_pretrained(start)
+    built_processor.save_pretrained(tmp_path / "reduced")
+    again = {"init_from": str(tmp_path / "reduced"), "cross_layers": 0}
+    assert built(recipe(off, **again))[0].token_reduction is not None
+    with pytest.raises(UsageError, match=r"model\.reduced_tokens=5: the weights of .* settle it, and theirs is 4"):
+        built(recipe(off | {"tokenwise": True}, **again, reduced_tokens=5))
+
+
 def test_a_decoder_of_the_start_is_kept(tmp_path: Path) -> None:
     tiny_decoder_model(3).save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ccmb.core.errors import CcmbError
+from ccmb.r2d2.towers.token_reduction import TokenReduction
 from ccmb.r2d2.towers.two_towers import l2_normalize
 
 HEAD = 64  # width of an attention head
 RENAMED = ("token_learner", "token_reduction")  # in older files
 LEFT_OUT = ("loss.logit_scale",)
-GROUPS = 8  # of the convolutions that reduce tokens
 
 
 class Block(nn.Module):
@@ -52,24 +52,6 @@ class Blocks(nn.Module):
         for block in self.resblocks:
             states_BSW = block(states_BSW, mask_SS)
         return states_BSW
-
-
-class TokenReduction(nn.Module):
-    """A few weighted sums of image tokens, with learned weights."""
-
-    def __init__(self, width: int, tokens: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        mixed = nn.Conv2d(width, width, 1, groups=GROUPS, bias=False)
-        self.attention_maps = nn.Sequential(mixed, nn.Conv2d(width, tokens, 1, bias=False))
-        self.feat_conv = nn.Conv2d(width, width, 1, groups=GROUPS, bias=False)
-
-    def forward(self, tokens_BSD: Tensor) -> Tensor:
-        """(B, fewer, D) of tokens in any order, for the convolutions look at one at a time."""
-        weights = self.attention_maps(self.norm(tokens_BSD).transpose(1, 2)[..., None])[..., 0].softmax(-1)
-        values = self.feat_conv(tokens_BSD.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
-        reduced: Tensor = weights @ values
-        return reduced
 
 
 class Visual(nn.Module):

@@ -26,6 +26,7 @@ LAYER_KEYS = {
     "image_text_match.": "match_heads",
     "image_to_cross.": "match_heads",
     "likelihood.": "decoder_layers",
+    "token_reduction.": "reduced_tokens",
 }
 
 

@@ -1,4 +1,4 @@
-"""A new second stage for a network of towers alone: cross encoders, or a decoder that ranks by likelihood."""
+"""A new second stage for towers alone: cross encoders, a decoder that ranks by likelihood, or fewer tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ccmb.r2d2.decoders.likelihood import TextLikelihood
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.projection import Standardize
+from ccmb.r2d2.towers.token_reduction import GROUPS, TokenReduction
 
 BATCH = 4096  # texts whose tokens are counted at a time
 
@@ -65,6 +66,19 @@ def add_decoder(
     if standardize_states and model.image_standardize is None:
         config.standardize_states = True
         model.image_standardize = Standardize(config.image_width).to(weight.device, weight.dtype)
+
+
+def add_token_reduction(model: R2D2Model, tokens: int) -> None:
+    """Let late interaction read so many sums of an image's tokens; their random weights are of torch's generator.
+
+    Raises:
+        UsageError: the embeddings have not the width for it.
+    """
+    if model.config.embed_dim % GROUPS:
+        raise UsageError(f"model.reduced_tokens: needs a model.embed_dim that {GROUPS} divides")
+    model.config.reduced_tokens = tokens
+    weight, reduction = model.temperature, TokenReduction(model.config.embed_dim, tokens)
+    model.token_reduction = reduction.to(weight.device, weight.dtype).train(model.training)
 
 
 def _tokens(processor: R2D2Processor, texts: Iterable[str], max_tokens: int | None) -> tuple[list[int], int]:

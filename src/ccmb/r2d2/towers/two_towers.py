@@ -99,6 +99,8 @@ class TwoTowers:
     # What standardises the states that the cross encoders read; None: they read them as they are.
     image_standardize: Standardize | None
     text_standardize: Standardize | None
+    # What makes fewer of an image's tokens, for late interaction; None: they stay as they are. A teacher has none.
+    token_reduction: nn.Module | None
     pack_texts: bool = True  # do not compute padding, see packing.py
     # Up to where stored states replace the towers; None is their end. See towers/stored.py.
     image_boundary: Boundary | None = None
@@ -162,13 +164,16 @@ class TwoTowers:
         return TowerOutput(embed_BD, states_BTW, mask_BT, pooled_BW)
 
     def image_tokens(self, states_BSW: Tensor, dim: int | None = None) -> Tensor:
-        """(B, S, D) L2-normalised embeddings of an image's tokens, for late interaction.
+        """(B, S, D) L2-normalised embeddings of an image's tokens, or of fewer sums of them, for late interaction.
 
         Args:
             states_BSW: as `TowerOutput` has them.
             dim: take the first so many numbers; by default all.
         """
-        return l2_normalize(l2_normalize(self.image_projection(states_BSW))[..., :dim])
+        tokens_BSD = l2_normalize(self.image_projection(states_BSW))
+        if self.token_reduction is not None:
+            tokens_BSD = self.token_reduction(tokens_BSD)
+        return l2_normalize(tokens_BSD[..., :dim])
 
     def text_tokens(self, states_BTW: Tensor, dim: int | None = None) -> Tensor:
         """(B, T, D) of a text's, likewise; of padding too."""

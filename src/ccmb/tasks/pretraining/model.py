@@ -20,7 +20,7 @@ from ccmb.r2d2.folders.weight_sources import carried_on, with_licenses
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.presets import preset
-from ccmb.r2d2.pretrained.second_stage import add_decoder, with_cross_encoders
+from ccmb.r2d2.pretrained.second_stage import add_decoder, add_token_reduction, with_cross_encoders
 from ccmb.r2d2.pretrained.towers import FROM_CHINESE_CLIP, from_chinese_clip, from_towers, is_chinese_clip
 from ccmb.r2d2.processing import R2D2Processor
 from ccmb.r2d2.resizing import resize
@@ -42,6 +42,7 @@ NO_FIELDS = {
     "licenses",
     "decoder_layers",
     "decoder_max_tokens",
+    "reduced_tokens",
 }
 # What of an R2D2 to start from a recipe may give otherwise, and what its weights settle.
 CHANGED = ("cross_dropout", "projection_dropout", "ranking_rule", "match_weight", "rerank_k", "temperature_min")
@@ -90,6 +91,10 @@ def build_model(
         )
     elif config.decoder_layers and is_given(shape, "decoder_layers"):
         _check_settled(shape, config, ("decoder_layers",))
+    if objectives.tokenwise.weight and shape.reduced_tokens and not config.reduced_tokens:
+        add_token_reduction(model, shape.reduced_tokens)
+    elif config.reduced_tokens:
+        _check_settled(shape, config, ("reduced_tokens",))
     return model, processor
 
 

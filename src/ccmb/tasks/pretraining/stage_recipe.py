@@ -28,7 +28,7 @@ SECTIONS: dict[str, type[ConfigBase]] = {
 SHARED = {
     "model": {
         "init_from", "preset", "vision", "text", "embed_dim", "projection_hidden", "projection_heads", "image_pooling",
-        "text_pooling", "text_prefix", "cross_layers", "decoder_layers", "decoder_max_tokens",
+        "text_pooling", "text_prefix", "cross_layers", "decoder_layers", "decoder_max_tokens", "reduced_tokens",
         "initial_temperature", "vocab_size", "licenses",
     },
     "training": {"seed", "device", "parallel", "threads"},

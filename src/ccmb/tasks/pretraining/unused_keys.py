@@ -142,7 +142,7 @@ def _of_network(model: ModelRecipe, objectives: Objectives) -> Iterator[Unused]:
         own = (
             (*FROM_CHINESE_CLIP, "licenses.model")
             if is_clip
-            else (*CHANGED, *SETTLED, "decoder_layers", "max_text_tokens", "image_size", "licenses")
+            else (*CHANGED, *SETTLED, "decoder_layers", "reduced_tokens", "max_text_tokens", "image_size", "licenses")
         )
         yield Unused(tuple(f"model.{key}" for key in own), "", ("model.init_from",), obeyed=True)
     elif isinstance(model.vision, str):
@@ -169,6 +169,8 @@ def _of_network(model: ModelRecipe, objectives: Objectives) -> Iterator[Unused]:
     if not objectives.lm.weight:
         keys = "model.decoder_layers", "model.decoder_max_tokens"
         yield Unused(keys, "lm is off", ("objectives.lm.weight",))
+    if not objectives.tokenwise.weight:
+        yield Unused(("model.reduced_tokens",), "tokenwise is off", ("objectives.tokenwise.weight",))
     if model.ranking_rule == "sum":
         yield Unused(("model.match_weight",), "of the rule log_odds", ("model.ranking_rule",))
 
