@@ -4,7 +4,7 @@ From image to text: the mean over image tokens of the best cosine with a text to
 real text tokens of the best cosine with an image token (Yao et al. 2021, FILIP, arXiv 2111.07783; Gu et al. 2022,
 Wukong, arXiv 2202.06767). The score of a pair is the mean of both.
 
-Shapes: N pairs, S image tokens, T text tokens, D width.
+Shapes: N pairs, S image tokens, T text tokens, D width; B items of any number of tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ccmb.core.choices import Padding
 from ccmb.core.floats import at_least_float32
+from ccmb.r2d2.towers.two_towers import l2_normalize
 
 
 def directed_scores(
@@ -32,6 +33,17 @@ def directed_scores(
     best_NT = cosine_NST.amax(1)
     mask_NT = text_mask_NT.to(best_NT.dtype)
     return to_text_N, (best_NT * mask_NT).sum(1) / mask_NT.sum(1)
+
+
+def as_int8(tokens_BSD: Tensor) -> Tensor:
+    """Unit vectors as whole numbers of one byte; see `from_int8`."""
+    largest_BS1 = tokens_BSD.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(tokens_BSD.dtype).tiny)
+    return (tokens_BSD / largest_BS1 * 127).round().to(torch.int8)
+
+
+def from_int8(tokens_BSD: Tensor) -> Tensor:
+    """Unit vectors of such whole numbers. Their length says nothing, so that no scale is kept beside them."""
+    return l2_normalize(tokens_BSD)
 
 
 def late_scores(image_NSD: Tensor, text_NTD: Tensor, text_mask_NT: Tensor, padding: Padding = "exact") -> Tensor:

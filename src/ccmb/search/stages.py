@@ -34,7 +34,7 @@ class FurtherStages:
             SecondStage(
                 stage,
                 catalogue.sources,
-                StateCache(catalogue.states_for(stage), max(1, stage.states_width), states_bytes),
+                StateCache(catalogue.states_for(stage), max(1, stage.states_width), states_bytes, stage.states_dtype),
             )
             for stage, _ in by_stage(model)
         )

@@ -1,6 +1,6 @@
 """A cache of images' token states, so that the second stage need not read and encode a candidate again.
 
-The states are many times larger than the embeddings (float16: 76 KB an image for ViT-Ti/16 at 224 pixels, 303 KB for
+The states are many times larger than the embeddings (in float16: 76 KB an image for ViT-Ti/16 at 224 pixels, 303 KB for
 ViT-B/16), so both caches are bounded. The memory drops the least recently used states; the index stores states until
 the room that indexing was given is full.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence, Set
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,28 +19,36 @@ from ccmb.search.vector_store import Entry
 
 def pack_states(entry: Entry, states_SW: Tensor) -> bytes:
     """The states as bytes, preceded by the digest of their image."""
-    return entry.digest.encode() + states_SW.to(torch.float16).cpu().numpy().tobytes()
+    return entry.digest.encode() + _kept(states_SW).numpy().tobytes()
 
 
-def unpack_states(entry: Entry, data: bytes, width: int) -> Tensor | None:
-    """The states (S, W) in float16; None if the image has changed since they were packed."""
+def unpack_states(entry: Entry, data: bytes, width: int, dtype: torch.dtype = torch.float16) -> Tensor | None:
+    """The states (S, W); None if the image has changed since they were packed."""
     head = entry.digest.encode()
-    if not head or not data.startswith(head) or (len(data) - len(head)) % (2 * width):
+    if not head or not data.startswith(head) or (len(data) - len(head)) % (dtype.itemsize * width):
         return None
-    return torch.from_numpy(np.frombuffer(data, np.float16, offset=len(head)).reshape(-1, width).copy())
+    return torch.frombuffer(bytearray(data[len(head) :]), dtype=dtype).view(-1, width)
+
+
+def _kept(states_SW: Tensor) -> Tensor:
+    """The states in float16, or as they are where a number is a byte."""
+    return states_SW.cpu() if states_SW.dtype == torch.int8 else states_SW.to("cpu", torch.float16)
 
 
 class StateCache:
-    """The states (S, W) of images in float16: in memory, and behind that in the index.
+    """The states (S, W) of images: in memory, and behind that in the index.
 
     Args:
         blob_store: the index's; None if it has none of this model.
         max_bytes: in memory.
         width: W of the image tower.
+        dtype: that they are kept in, float16 or int8.
     """
 
-    def __init__(self, blob_store: BlobStore | None, width: int, max_bytes: int) -> None:
-        self.blob_store, self.width, self.max_bytes = blob_store, width, max_bytes
+    def __init__(
+        self, blob_store: BlobStore | None, width: int, max_bytes: int, dtype: torch.dtype = torch.float16
+    ) -> None:
+        self.blob_store, self.width, self.max_bytes, self.dtype = blob_store, width, max_bytes, dtype
         self.bytes = 0
         self._held: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
@@ -55,7 +62,7 @@ class StateCache:
                 states[entry.key] = self._held[mark]
         missing = {entry.key: entry for entry in entries if entry.key not in states}
         for key, data in (self.blob_store.get(list(missing)) if self.blob_store else {}).items():
-            states_SW = unpack_states(missing[key], data, self.width)
+            states_SW = unpack_states(missing[key], data, self.width, self.dtype)
             if states_SW is not None:
                 states[key] = states_SW
                 self.put(missing[key], states_SW)
@@ -69,7 +76,7 @@ class StateCache:
 
     def put(self, entry: Entry, states_SW: Tensor) -> None:
         """Keep an image's states in memory; the least recently used states make room."""
-        mark, half = (entry.key, entry.stamp), states_SW.to("cpu", torch.float16)
+        mark, half = (entry.key, entry.stamp), _kept(states_SW)
         if mark in self._held or half.nbytes > self.max_bytes:
             return
         self._held[mark] = half.clone() if half._base is not None else half  # a view would keep its whole batch

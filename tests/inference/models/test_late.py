@@ -14,10 +14,13 @@ from tests.helpers.two_towers import save_r2d2, save_two_towers
 from torch.nn.functional import normalize
 
 from ccmb.core.errors import UsageError
-from ccmb.inference.late_interaction import late_scores
+from ccmb.inference.late_interaction import as_int8, from_int8, late_scores
 from ccmb.inference.models.open_model import open_model, open_ranker
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
+from ccmb.search.engine import open_engine
+from ccmb.search.indexing.indexer import build_index
+from ccmb.search.query import SearchQuery
 
 pytestmark = pytest.mark.numeric
 
@@ -70,6 +73,38 @@ def test_behind_the_same_model_images_and_texts_are_read_once(tmp_path: Path, mo
         torch.testing.assert_close(output.embed, whole.embed, rtol=0, atol=TINY_ERROR)
         assert output.states.shape[-1] == 6
     assert model.fingerprint != alone.fingerprint
+
+
+def test_of_tokens_of_a_byte_a_number_the_scores_are_nearly_the_same_and_an_index_keeps_half(tmp_path: Path) -> None:
+    folder, photos = save_r2d2(tmp_path / "r2d2"), tmp_path / "photos"
+    photos.mkdir()
+    for row, image in enumerate(tiny_images(COUNT)):
+        image.save(photos / f"{row}.png")
+    sizes, found = [], []
+    for number, bits in enumerate(("", "?bits=8")):
+        model = open_model(f"{folder} + late:{folder}{bits}")
+        build_index([photos], tmp_path / f"index-{number}", model, states_bytes=2**20)
+        with open_engine(tmp_path / f"index-{number}", folder, ranker=f"late:{folder}{bits}") as engine:
+            sizes.append(engine.catalogue.states_size())
+            engine.stages.last.model.ranker.encode_prepared = None  # no image is read again
+            found.append({hit.name: hit.score for hit in engine.search(SearchQuery(TEXTS[0])).hits})
+    assert sizes[0] - sizes[1] == COUNT * 5 * 16  # a byte of each number
+    assert found[1] == pytest.approx(found[0], abs=0.01)
+    assert found[1] != found[0]
+    with pytest.raises(UsageError, match="bits=4; there are 8"):
+        open_ranker(f"late:{folder}?bits=4")
+
+
+def test_bytes_are_unit_vectors_to_a_part_in_two_hundred() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = normalize(torch.randn(50, 7, 32, generator=generator), dim=-1)
+    coded = as_int8(tokens)
+    assert coded.dtype == torch.int8
+    assert int(coded.abs().amax(-1).min()) == 127
+    # Half a step of the largest number, in each of the numbers at most.
+    worst = tokens.abs().amax(-1, keepdim=True) / 127 / 2 * 32**0.5
+    assert ((from_int8(coded.float()) - tokens).norm(dim=-1, keepdim=True) <= 2 * worst).all()
+    assert (as_int8(torch.zeros(1, 1, 4)) == 0).all()
 
 
 def test_a_decoders_tokens_are_those_of_its_text_tower(tmp_path: Path) -> None:

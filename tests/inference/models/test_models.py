@@ -236,7 +236,7 @@ def test_short_vectors_are_the_first_numbers_normalised(tmp_path: Path) -> None:
     assert (again.embed_dim, again.fingerprint, again.weights_id) == (8, short.fingerprint, short.weights_id)
     assert len({whole.fingerprint, short.fingerprint, whole.weights_id, short.weights_id}) == 4
     clip = save_two_towers(tmp_path / "clip", "clip")
-    for name, words in ((f"{folder}?dim=0", "no number of dim"), (f"{folder}?dim=99", "embeddings have"),
+    for name, words in ((f"{folder}?dim=0", "dim=0 is no number"), (f"{folder}?dim=99", "embeddings have"),
                         (f"{folder}?size=8", "unknown option"), (f"{clip}?dim=8", "dim is of R2D2")):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             open_model(name)

@@ -179,7 +179,7 @@ def test_what_makes_no_three_stages_is_refused(folder: Path) -> None:
         (f"{first} + {late}", "cannot stand between two stages; late interaction can"),
         (f"{late} + {late} + {first}", "4 stages; there are three at most"),
         (f"{late}?keep=3", "keep is of late interaction in front of another stage"),
-        (f"{late}?keep=none + {first}", "keep=none is no number of candidates"),
+        (f"{late}?keep=none + {first}", "keep=none is no number of 1 or more"),
         (f"{late}?dim=6&kept=3 + {first}", "unknown option 'kept'"),
         (f"{late} + {folder / 'clip'}", "has no second stage"),
     ):

@@ -17,7 +17,7 @@ from ccmb.core.errors import CcmbError
 
 TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.uint8: "U8",
+    torch.uint8: "U8", torch.int8: "I8",
 }  # fmt: skip
 BY_NAME = {name: dtype for dtype, name in TYPES.items()}
 

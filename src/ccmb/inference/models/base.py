@@ -65,6 +65,10 @@ class Model(Encoder, PairScorer, Protocol):
         """Width of an image's token states, which its second stage reads; 0 without one."""
 
     @property
+    def states_dtype(self) -> torch.dtype:
+        """What an index keeps an image's token states in."""
+
+    @property
     def options(self) -> RankOptions | None:
         """How the second stage of retrieval is computed; None if there is none."""
 
@@ -128,6 +132,7 @@ class OneStage(CosineScorer, ABC):
     fingerprint: str
     match_temperature: float | None = None
     states_width = 0
+    states_dtype = torch.float16
     has_offset = False
     image_batch = IMAGE_BATCH
     ranking_rule: RankingRule | None = None

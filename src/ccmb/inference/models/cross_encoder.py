@@ -43,6 +43,7 @@ class ScoreRanker:
     can_rank = True
     has_offset = True
     ranking_rule = None
+    states_dtype: torch.dtype = torch.float16
 
     def __init__(self) -> None:
         self.calibration: Calibration | None = None

@@ -9,6 +9,7 @@ Shapes: B items, S image tokens, T text tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from ccmb.core.choices import Padding
 from ccmb.core.errors import UsageError
 from ccmb.core.hashing import sha256_of_json
-from ccmb.inference.late_interaction import directed_scores
+from ccmb.inference.late_interaction import as_int8, directed_scores, from_int8
 from ccmb.inference.models.base import Model
 from ccmb.inference.models.cross_encoder import ScoreRanker
 from ccmb.inference.models.r2d2 import R2D2Stages
@@ -55,6 +56,7 @@ class LateInteraction(ScoreRanker):
         parameters: 0 where the first stage has them all.
         states_width: D.
         padding: how a text's padding counts.
+        states_dtype: int8: of an image's tokens a number is a byte, see `ccmb.inference.late_interaction.as_int8`.
     """
 
     kind = "late interaction"
@@ -69,9 +71,10 @@ class LateInteraction(ScoreRanker):
         states_width: int,
         parameters: int = 0,
         padding: Padding = "exact",
+        states_dtype: torch.dtype = torch.float16,
     ) -> None:
         super().__init__()
-        self.padding = padding
+        self.padding, self.states_dtype = padding, states_dtype
         self.reader, self.name, self.source, self.fingerprint = reader, name, source, fingerprint
         self.states_width, self.parameters = states_width, parameters
 
@@ -79,13 +82,17 @@ class LateInteraction(ScoreRanker):
         return self.reader.prepare(image)
 
     def encode_prepared(self, images: Sequence[Tensor]) -> TowerOutput:
-        return self.reader.encode_prepared(images)
+        return self.coded(self.reader.encode_prepared(images))
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> TowerOutput:
-        return self.reader.encode_images(names, load)
+        return self.coded(self.reader.encode_images(names, load))
 
     def encode_texts(self, texts: Sequence[str]) -> TowerOutput:
         return self.reader.encode_texts(texts)
+
+    def coded(self, images: TowerOutput) -> TowerOutput:
+        """Images as they are kept."""
+        return replace(images, states=as_int8(images.states)) if self.states_dtype == torch.int8 else images
 
     def score_pairs(
         self, images: TowerOutput, texts: TowerOutput, image_index_N: Tensor, text_index_N: Tensor, cosine_N: Tensor
@@ -100,7 +107,9 @@ class LateInteraction(ScoreRanker):
         for image_P, text_P in zip(image_index_N.split(BATCH), text_index_N.split(BATCH), strict=True):
             some_images, some_texts = images[image_P], texts[text_P]
             assert some_texts.mask is not None, "texts of a token-wise model have a mask"
-            both = directed_scores(some_images.states, some_texts.states, some_texts.mask, self.padding)
+            coded = self.states_dtype == torch.int8
+            image_PSD = from_int8(some_images.states.float()) if coded else some_images.states
+            both = directed_scores(image_PSD, some_texts.states, some_texts.mask, self.padding)
             parts.append(torch.stack(both))
         return torch.cat(parts, 1)
 
@@ -168,11 +177,12 @@ def two_stages(first: Model, ranker: PairRanker, name: str = "") -> TwoModels:
     return TwoModels(first, ranker, name)
 
 
-def late_ranker(name: str, model: object, dim: int | None = None) -> LateInteraction:
+def late_ranker(name: str, model: object, dim: int | None = None, bits: int | None = None) -> LateInteraction:
     """The second stage of an open model.
 
     Args:
         dim: numbers of a token; by default as many as an embedding has.
+        bits: 8: of an image's tokens a number is a byte.
 
     Raises:
         UsageError: it is no R2D2, or an export of one, whose projections are not to be had; or it has not so many.
@@ -181,12 +191,16 @@ def late_ranker(name: str, model: object, dim: int | None = None) -> LateInterac
         raise UsageError(f"{name}: late interaction reads the tokens of an R2D2 in safetensors; give a run or folder")
     if dim is not None and dim > model.embed_dim:
         raise UsageError(f"{name}: dim={dim}; its embeddings have {model.embed_dim} numbers")
-    options = "" if dim is None else f"?dim={dim}"
+    if bits not in (None, 8):
+        raise UsageError(f"{name}: bits={bits}; there are 8, or leave it out")
+    given = [f"{key}={value}" for key, value in (("dim", dim), ("bits", bits)) if value is not None]
+    options = "?" + "&".join(given) if given else ""
     return LateInteraction(
         R2D2Tokens(model, model.network, dim or model.embed_dim),
         name=name,
         source=f"{LATE}{model.source}{options}",
-        fingerprint=sha256_of_json([model.fingerprint, dim]),
+        fingerprint=sha256_of_json([model.fingerprint, dim, *([] if bits is None else [bits])]),
         states_width=dim or model.embed_dim,
         parameters=model.parameters or 0,
+        states_dtype=torch.float16 if bits is None else torch.int8,
     )

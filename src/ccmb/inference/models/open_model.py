@@ -111,10 +111,18 @@ def _without_dim(name: str, source: str) -> tuple[str, int | None]:
     if "?" not in source or source.startswith(PREFIXES) or PLUS in source:
         return source, None
     path, options = options_of(name, source, ("dim",))
-    dim = options["dim"]
-    if not dim.isdigit() or not int(dim):
-        raise UsageError(f"{name}: dim={dim} is no number of dimensions")
-    return path, int(dim)
+    return path, _whole(name, "dim", options["dim"])
+
+
+def _whole(name: str, key: str, value: str) -> int:
+    """A number of 1 or more.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not value.isdigit() or not int(value):
+        raise UsageError(f"{name}: {key}={value} is no number of 1 or more")
+    return int(value)
 
 
 def _open_stages(label: str, source: str, context_length: int | None, fast: bool) -> TwoModels:
@@ -152,12 +160,10 @@ def _without_keep(ranker: str, last: bool) -> tuple[int | None, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if LATE not in path or "keep" not in options:
         return None, ranker
-    keep = options.pop("keep")
-    if not keep.isdigit() or not int(keep):
-        raise UsageError(f"{ranker}: keep={keep} is no number of candidates")
+    keep = _whole(ranker, "keep", options.pop("keep"))
     if last:
         raise UsageError(f"{ranker}: keep is of late interaction in front of another stage; leave it out")
-    return int(keep), path + (mark + urlencode(options) if options else "")
+    return keep, path + (mark + urlencode(options) if options else "")
 
 
 def open_text_model(name: str, context_length: int | None = None) -> Model:
@@ -202,8 +208,9 @@ def open_ranker(name: str, first: Model | None = None) -> PairRanker:
     if source.startswith(CROSS_ENCODER):
         return CrossEncoderRanker(label, source.removeprefix(CROSS_ENCODER))
     if source.startswith(LATE):
-        path, dim = _without_dim(label, source.removeprefix(LATE))
-        return late_ranker(label, _opened(path, first), dim)
+        path, options = options_of(label, source.removeprefix(LATE), ("dim", "bits"))
+        numbers = {key: _whole(label, key, value) for key, value in options.items()}
+        return late_ranker(label, _opened(path, first), **numbers)
     model = _opened(name, first)
     if not (isinstance(model, R2D2Stages) and model.can_rank):
         raise UsageError(f"{name}: has no second stage; rank by an R2D2 or by {CROSS_ENCODER}NAME")

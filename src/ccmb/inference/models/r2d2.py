@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ccmb.core.choices import RankingRule
@@ -110,6 +111,7 @@ class R2D2Stages:
 
     image_batch = IMAGE_BATCH
     has_offset = False
+    states_dtype = torch.float16
 
     @property
     def ranker(self) -> R2D2Stages:

@@ -20,6 +20,7 @@ from ccmb.inference.scoring import StageScores
 from ccmb.inference.staged_items import StagedItems
 from ccmb.inference.stages import Cascade, ImageLoader, RankOptions
 from ccmb.r2d2.processing import ImageInput
+from ccmb.r2d2.towers.two_towers import TowerOutput
 
 
 class ThreeStages(TwoModels):
@@ -42,9 +43,7 @@ class ThreeStages(TwoModels):
         self.chooser: Model = two_stages(first, late)
         self.last: Model = first if ranker.fingerprint == first.fingerprint else TwoModels(first, ranker)
         self.cascade = Cascade(self._chosen_by, keep)
-        # Both read the states of one tower, which then runs once.
-        same = isinstance(late.reader, R2D2Tokens) and late.reader.fingerprint == ranker.fingerprint
-        self._tokens = cast(R2D2Tokens, late.reader) if same else None
+        self.late = late
 
     @property
     def keep(self) -> int:
@@ -73,15 +72,22 @@ class ThreeStages(TwoModels):
 
     def encode_prepared(self, images: Sequence[tuple[Any, Any]]) -> StagedItems:
         last = self.last.encode_prepared([image for _, image in images])
-        if self._tokens is not None:
-            return StagedItems(self._tokens.of_images(last), last)
-        return StagedItems(self.chooser.encode_prepared([image for image, _ in images]), last)
+        tokens = self._tokens(last)
+        return StagedItems(
+            self.chooser.encode_prepared([image for image, _ in images]) if tokens is None else tokens, last
+        )
 
     def encode_images(self, names: Sequence[Any], load: ImageLoader) -> StagedItems:
         last = self.last.encode_images(names, load)
-        if self._tokens is not None:
-            return StagedItems(self._tokens.of_images(last), last)
-        return StagedItems(self.chooser.encode_images(names, load), last)
+        tokens = self._tokens(last)
+        return StagedItems(self.chooser.encode_images(names, load) if tokens is None else tokens, last)
+
+    def _tokens(self, images: TowerOutput) -> TowerOutput | None:
+        """The tokens of images, where the last stage has read them by the same tower, which then runs once."""
+        reader = self.late.reader
+        if not isinstance(reader, R2D2Tokens) or reader.fingerprint != self.ranker.fingerprint:
+            return None
+        return self.late.coded(reader.of_images(images))
 
     def encode_texts(self, texts: Sequence[str]) -> StagedItems:
         return StagedItems(self.chooser.encode_texts(texts), self.last.encode_texts(texts))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ccmb.core.choices import PLUS, RankingRule
@@ -39,6 +40,8 @@ class PairRanker(Protocol):
     def parameters(self) -> int | None: ...
     @property
     def states_width(self) -> int: ...
+    @property
+    def states_dtype(self) -> torch.dtype: ...
     @property
     def ranking_rule(self) -> RankingRule | None: ...
     @property
@@ -97,6 +100,10 @@ class TwoModels:
     @property
     def states_width(self) -> int:
         return self.ranker.states_width
+
+    @property
+    def states_dtype(self) -> torch.dtype:
+        return self.ranker.states_dtype
 
     @property
     def image_batch(self) -> int:
