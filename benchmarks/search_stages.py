@@ -52,8 +52,8 @@ def main() -> None:
     contestants, sizes = [], {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for number, given in enumerate(options.stack):
-            label, _, rest = given.partition("=")
-            depth, _, ranker = rest.partition(":")
+            label, _, way = given.partition("=")
+            depth, _, ranker = way.partition(":")
             engine, sizes[label] = opened(stack, options.photos, options.model, ranker, Path(folder) / str(number))
 
             def search(turn: int, engine: SearchEngine = engine, depth: int = int(depth)) -> None:

@@ -20,6 +20,7 @@ from ccmb.objectives.ranking import (
     hard_negative_weights,
     listwise_fgr_loss,
     sample_from_cdf,
+    taught_by_ranker_loss,
 )
 from tests.helpers.exact import PROOFS, assert_same, same
 
@@ -164,3 +165,29 @@ def test_the_listwise_loss_is_the_mean_over_rows_directions_and_encoders_of_what
                 total -= sum(math.log(exponentials[one] / exponentials.sum()) for one in own) / len(own)
     loss = listwise_fgr_loss(log_odds_BBE, log_odds_BBE.transpose(0, 1), positives_BB, positives_BB)
     assert float(loss) == pytest.approx(total / 16)
+
+
+def test_towers_are_taught_the_distance_from_the_ranking_by_plain_loops_and_the_ranker_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity_RB = torch.randn(3, 5, generator=generator, dtype=torch.double, requires_grad=True)
+    log_odds_RBE = torch.randn(3, 5, 2, generator=generator, dtype=torch.double, requires_grad=True)
+    ignored_RB = torch.zeros(3, 5, dtype=torch.bool)
+    ignored_RB[1, 3] = True
+    loss = taught_by_ranker_loss(similarity_RB, log_odds_RBE, 0.5, ignored_RB)
+    total = 0.0
+    for row in range(3):
+        columns = [column for column in range(5) if not ignored_RB[row, column]]
+        s = [float(similarity_RB[row, column]) for column in columns]
+        ranking = [one + 0.5 * float(log_odds_RBE[row, column].sum()) for one, column in zip(s, columns, strict=True)]
+        p, q = ([math.exp(one) / sum(map(math.exp, scores)) for one in scores] for scores in (ranking, s))
+        total += sum(ours * math.log(ours / theirs) for ours, theirs in zip(p, q, strict=True))
+    assert float(loss) == pytest.approx(total / 3)
+    loss.backward()
+    assert log_odds_RBE.grad is None
+    assert similarity_RB.grad is not None
+    assert torch.isfinite(similarity_RB.grad).all()
+    assert float(similarity_RB.grad[1, 3]) == 0
+    # Where the cross encoders say nothing there is nothing to learn.
+    assert float(taught_by_ranker_loss(similarity_RB, torch.ones(3, 5, 2).double(), 0.5)) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="teach_towers needs negatives: all"):
+        Ranking(teach_towers=1.0)

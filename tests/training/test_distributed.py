@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "GCPR, texts against texts": OFF | {"gcpr": {"text_to_text": 0.5}},
     "GCPR, texts against texts, in chunks": OFF | {"gcpr": {"text_to_text": 0.5}},
     "GCPR of short vectors too": OFF | {"gcpr": {"prefixes": {4: 0.5, 8: 1.0}}},
+    "towers taught by the cross encoders": {"fgr": {"negatives": "all", "teach_towers": 2.0}},
     "token-wise": OFF | {"tokenwise": {"weight": 1.0, "dim": 8}},
     "token-wise, in chunks": OFF | {"tokenwise": {"weight": 1.0, "padding": "official"}},
     "LM": LM,

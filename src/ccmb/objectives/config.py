@@ -69,6 +69,18 @@ class Ranking(Objective):
     enhanced_training: bool = Field(
         True, description="enhanced training: while MLM is on, FGR shares its forward pass of the masked text"
     )
+    teach_towers: float = Field(
+        0.0,
+        ge=0,
+        description="weight, beside FGR's own, of a loss by which the towers learn the cross encoders' order of the "
+        "batch; needs negatives: all (our choice)",
+    )
+
+    @model_validator(mode="after")
+    def _check_taught(self) -> Ranking:
+        if self.teach_towers and self.negatives != "all":
+            raise ValueError("teach_towers needs negatives: all, for the towers learn from all pairs of a batch")
+        return self
 
 
 class MaskedLanguage(Objective):

@@ -37,7 +37,7 @@ from ccmb.objectives.pre_ranking import (
     similarity,
     text_to_text_loss,
 )
-from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss
+from ccmb.objectives.ranking import MatchPairs, draw_pairs, fgr_loss, listwise_fgr_loss, taught_by_ranker_loss
 from ccmb.objectives.step import Masked, PretrainAux, Step
 from ccmb.objectives.token_wise import Tokens, token_wise_loss
 from ccmb.r2d2.cross_encoder import CrossEncoder
@@ -258,12 +258,25 @@ class PreTraining(nn.Module):
         if self.objectives.fgr.negatives == "all":
             log_odds_RB2 = rank_all(self.model, step.images, texts, self.chunk)
             of_images_RB2 = gather(log_odds_RB2)[:, step.rows].transpose(0, 1)
-            return listwise_fgr_loss(log_odds_RB2, of_images_RB2, step.image_positives_RB, step.positives_RB), None
+            loss = listwise_fgr_loss(log_odds_RB2, of_images_RB2, step.image_positives_RB, step.positives_RB)
+            if weight := self.objectives.fgr.teach_towers:
+                loss = loss + weight * self._taught_by_ranker(step, log_odds_RB2, of_images_RB2)
+            return loss, None
         pairs = self._hard_negatives(step)
         text_image_N2, image_text_N2, states_RTW = rank_rows(
             self.model, step.images, texts, pairs, read=shared is not None, chunk=self.chunk
         )
         return fgr_loss(text_image_N2, image_text_N2, pairs.labels), None if shared is None else states_RTW
+
+    def _taught_by_ranker(self, step: Step, log_odds_RB2: Tensor, of_images_RB2: Tensor) -> Tensor:
+        """The towers' distance from the order of the cross encoders, both ways."""
+        temperature, weight = self.model.temperature, self.model.config.match_weight
+        to_images_RB = similarity(step.texts.embed, step.all_image_BD, temperature)
+        to_texts_RB = similarity(step.images.embed, step.all_text_BD, temperature)
+        return (
+            taught_by_ranker_loss(to_images_RB, log_odds_RB2, weight, step.image_ignore_mask_RB)
+            + taught_by_ranker_loss(to_texts_RB, of_images_RB2, weight, step.ignore_mask_RB)
+        ) / 2
 
     def _hard_negatives(self, step: Step) -> MatchPairs:
         """The ranked pairs: positives, and negatives sampled by the similarity of the towers' embeddings."""

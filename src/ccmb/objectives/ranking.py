@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccmb.core.floats import at_least_float32
-from ccmb.objectives.pre_ranking import multi_positive_targets, soft_cross_entropy
+from ccmb.objectives.pre_ranking import mask_ignored, multi_positive_targets, soft_cross_entropy
 from ccmb.training.distributed import global_mean
 
 IGNORED = -100  # the label that cross_entropy leaves out
@@ -150,3 +150,26 @@ def listwise_fgr_loss(
         for log_odds_RB in at_least_float32(log_odds).unbind(-1)
     ]
     return torch.stack(losses).mean()
+
+
+def taught_by_ranker_loss(
+    similarity_RB: Tensor, log_odds_RBE: Tensor, match_weight: float, ignore_mask_RB: Tensor | None = None
+) -> Tensor:
+    """Mean over rows (scalar) of KL(ranking || pre-ranking): the towers learn the cross encoders' order of the batch.
+
+    Dynamic listwise distillation (Ren et al. 2021, RocketQAv2, arXiv 2110.07367), with the scores of the ranking rule
+    "log_odds" as the teacher's: s and `match_weight` times the log-odds of all E encoders. Where these say nothing, the
+    loss is 0. No gradient goes to the teacher.
+
+    Args:
+        similarity_RB: s of the rows with all columns, differentiated.
+        log_odds_RBE: of the same pairs.
+        ignore_mask_RB: True where a row ignores a column.
+    """
+    student_RB = F.log_softmax(mask_ignored(similarity_RB, ignore_mask_RB), dim=1)
+    with torch.no_grad():
+        ranking_RB = similarity_RB + match_weight * at_least_float32(log_odds_RBE).sum(-1)
+        teacher_RB = F.log_softmax(mask_ignored(ranking_RB, ignore_mask_RB), dim=1)
+    # Where a column is ignored both are -inf.
+    distance_RB = (teacher_RB - student_RB).masked_fill(teacher_RB == -torch.inf, 0.0)
+    return (teacher_RB.exp() * distance_RB).sum(1).mean()
