@@ -179,14 +179,21 @@ _ALL = (
         "ecommerce-t2i",
         "ECommerce-T2I",
         families=("generation",),
-        splits=_THREE,
-        metric=EnZh("FID", "FID"),
-        files=("T2I_{split}.text.tsv + T2I_{split}.img.tsv",),
-        download=EnZh("texts and image packs", "文本和图片包"),
-        unverified=(
-            EnZh("that it is one of the twelve, and FID as its metric", "它是十二个数据集之一，以及以 FID 为指标"),
-            EnZh("whether the test comes with images; it is read without them too", "测试集是否附图；无图也可读取"),
+        splits=(CardSplit("train", 90_000, 90_000), CardSplit("val", 5_000, 5_000), CardSplit("test", texts=5_000)),
+        metric=EnZh("FID; IS and R-precision beside it", "FID；另有 IS 与 R-precision"),
+        source="Alibaba DAMO Academy, https://github.com/MUGE-2021/image-generation-baseline",
+        files=(
+            "T2I_{split}.text.tsv + T2I_{split}.img.tsv",
+            "T2I_{split}.txt.tsv + T2I_{split}.img.tsv",
         ),
+        download=EnZh("texts and image packs", "文本和图片包"),
+        notes=(
+            EnZh(
+                "the test split has texts alone; docs/generation.md tells how to make the file to hand in",
+                "测试集只有文本；提交文件的生成见 docs/generation.md",
+            ),
+        ),
+        unverified=(EnZh("that it is one of the twelve", "它是十二个数据集之一"),),
     ),
     Card(
         "imagenet",

@@ -1,4 +1,7 @@
-"""ECommerce-T2I: `T2I_{split}.text.tsv`, an id and a text, and `T2I_{split}.img.tsv`, an id and an image in base64."""
+"""ECommerce-T2I: `T2I_{split}.text.tsv`, an id and a text, and `T2I_{split}.img.tsv`, an id and an image in base64.
+
+Its description calls the texts `T2I_{split}.txt.tsv`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def read_ecommerce(card: Card, folder: Path, split: str, images: Path | None) ->
         CcmbError: the texts are missing, or nothing in them can be used.
     """
     problems = Problems()
-    path = find_file(folder, [f"T2I_{word}.text.tsv" for word in split_words(split)])
+    path = find_file(folder, [f"T2I_{word}.{kind}.tsv" for word in split_words(split) for kind in ("text", "txt")])
     packs = [images] if images else find_all(folder, [f"T2I_{word}.img.tsv" for word in split_words(split)])
     image_source = PackedImages(packs[0] if packs else folder, packs, problems)
     queries = present_queries(_texts(path, problems, bool(packs)), image_source, problems)

@@ -121,11 +121,13 @@ def paint_texts(
     options: SamplingOptions,
     judge: Pipeline | None = None,
     batch: int = BATCH,
+    place: int = 0,
 ) -> list[GeneratedImages]:
     """Images of some texts, in their order.
 
     Args:
         judge: the R2D2 whose match score orders the candidates of each text; without one they stay as painted.
+        place: of the first text, where these are a part of many.
 
     Raises:
         UsageError: see `check_texts`.
@@ -137,7 +139,8 @@ def paint_texts(
         for start in range(0, len(wanted), batch):
             chunk = wanted[start : start + batch]
             asked = [texts[index] for index, _ in chunk]
-            noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in chunk])
+            places = [(place + index, number) for index, number in chunk]
+            noise = torch.stack([_noise(model.latent_shape, options.seed, *which) for which in places])
             images = _paint(model, processor, asked, noise, options)
             scores = [(None, None)] * len(chunk) if judge is None else judge_images(judge, images, asked)
             for (index, number), image, (cosine, match_score) in zip(chunk, images, scores, strict=True):
