@@ -214,7 +214,9 @@ class R2D2Model(CommonApi, TwoTowers, PreTrainedModel):  # type: ignore[misc]  #
         ids_BT, prior_B = texts.states[..., 0].long(), texts.states[:, 0, 1]
         mask_BT = torch.ones_like(ids_BT) if texts.mask is None else texts.mask
         log_p_N = likelihood.pairs(ids_BT, mask_BT, images.states, image_index, text_index)
-        log_odds_N = log_p_N - prior_B[text_index]
+        # A text that the decoder cannot read, as of another language, is left in the order of the towers.
+        known_B = likelihood.knows(ids_BT, mask_BT)
+        log_odds_N = (log_p_N - prior_B[text_index]) * known_B[text_index]
         return torch.stack([torch.zeros_like(log_odds_N), log_odds_N], 1)
 
     @staticmethod

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ccmb.core.errors import CcmbError, UsageError
+from ccmb.inference.models.r2d2 import R2D2Stages
 from ccmb.inference.pipeline import Pipeline
 from ccmb.inference.scoring import rank_pairs, ranking_scores
 from ccmb.inference.stages import R2D2Ranker, RankOptions
 from ccmb.r2d2.decoders import likelihood as likelihood_module
-from ccmb.r2d2.decoders.likelihood import UNKNOWN, TextLikelihood
+from ccmb.r2d2.decoders.likelihood import KNOWN, UNKNOWN, TextLikelihood
 from ccmb.r2d2.loading import load_model
 from ccmb.r2d2.modeling import R2D2Model
 from ccmb.r2d2.official import to_official
@@ -118,6 +119,41 @@ def test_a_new_decoder_knows_the_tokens_of_its_texts_and_no_others() -> None:
     assert model.can_rank
 
 
+def mixed(share: float) -> tuple[R2D2Model, Tensor, Tensor]:
+    """A decoder that knows so much of the second text and all of the first, and both texts."""
+    model = tiny_decoder_model()
+    inputs = tiny_processor().texts(TEXTS[:2])
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    others = set(ids[0].tolist())
+    words = [token for token in ids[1, mask[1].bool()].tolist()[1:-1] if token not in others]
+    forgotten = words[: len(words) - round(share * len(words))]
+    decoder_of(model).row_of_token[forgotten] = UNKNOWN
+    return model, ids, mask
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_text_that_the_decoder_cannot_read_stays_in_the_order_of_the_towers(share: float) -> None:
+    model, ids, mask = mixed(share)
+    likelihood = decoder_of(model)
+    tokens, real = likelihood.row_of_token[ids[1]], mask[1].bool()
+    known = int((tokens[real][1:-1] != UNKNOWN).sum()) / (int(real.sum()) - 2)
+    readable = known >= KNOWN
+    assert readable == (share == 1.0)
+    assert likelihood.knows(ids, mask).tolist() == [True, readable]
+    images, texts = encoded(model, 2, 3)
+    index = torch.arange(3).repeat(2), torch.tensor([0, 0, 0, 1, 1, 1])
+    log_odds = rank_pairs(model, images, texts, *index).log_odds
+    assert (log_odds[:3] != 0).all()
+    assert (log_odds[3:] != 0).all() == readable
+    cosine = (images.embed[index[0]] * texts.embed[index[1]]).sum(1)
+    scores = ranking_scores(model, cosine, rank_pairs(model, images, texts, *index), "log_odds")
+    towers = cosine / model.temperature.detach()
+    assert torch.allclose(scores[3:], towers[3:], rtol=1e-12, atol=0) != readable
+    stages = R2D2Stages(model, tiny_processor())
+    assert stages.unknown(list(TEXTS[:2])) == [False, not readable]
+    assert stages.unknown([]) == []
+
+
 def test_a_network_has_cross_encoders_or_a_decoder() -> None:
     with pytest.raises(UsageError, match=r"has cross encoders \(model\.cross_layers is 2\)"):
         add_decoder(tiny_model(), tiny_processor(), 2, False, TEXTS)
@@ -155,6 +191,8 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("standardize_states", [False, True])
 def test_an_export_ranks_as_the_network_does(standardize_states: bool, tmp_path: Path) -> None:
     model = tiny_decoder_model(standardize_states=standardize_states)
+    ids = tiny_processor().texts(TEXTS[1:2])["input_ids"][0]
+    decoder_of(model).row_of_token[ids[2:-1]] = UNKNOWN  # a text that it cannot read
     model.save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")
     export_model(tmp_path / "model", tmp_path / "export", "fp32")

@@ -133,7 +133,15 @@ class R2D2Stages:
         return self.can_rank and self.network.config.is_calibrated
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        return mostly_unknown(self.processor, texts)
+        unknown = mostly_unknown(self.processor, texts)
+        likelihood = getattr(self.network, "likelihood", None)
+        if likelihood is None or not texts:
+            return unknown
+        inputs = self.processor.texts(texts)
+        ids_BT, mask_BT = (inputs[key].to(self.network.device) for key in ("input_ids", "attention_mask"))
+        return [
+            one or not known for one, known in zip(unknown, likelihood.knows(ids_BT, mask_BT).tolist(), strict=True)
+        ]
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return int(self.processor.texts(texts)["attention_mask"].sum()) if texts else 0

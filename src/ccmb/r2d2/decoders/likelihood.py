@@ -27,6 +27,9 @@ LENGTH_GROUPS = 4  # groups of texts of similar length
 CHUNK = 64  # pairs at a time: the logits of more do not fit into a processor's caches
 EMBEDDING_STD = 0.1
 UNKNOWN = 0  # row of the tokens that no text of the training has
+# Share of a text's tokens that the decoder has to know. Of texts in a language that it was trained on, with the most
+# frequent tokens alone, one in a hundred has fewer; of texts in other languages nearly all have.
+KNOWN = 0.6
 
 
 class TextLikelihood(nn.Module):
@@ -93,6 +96,13 @@ class TextLikelihood(nn.Module):
         if torch.jit.is_tracing():
             return self._read(tokens, real, seen, image_index_U)
         return self._by_length(tokens, real, seen, image_index_U)
+
+    def knows(self, input_ids_UT: Tensor, mask_UT: Tensor) -> Tensor:
+        """(U,) whether it knows so many of each text's tokens, as of its own languages, that it has a say about it."""
+        tokens, real = self._own_tokens(input_ids_UT, mask_UT)
+        is_target = real[:, 1:].bool()
+        known_U = ((tokens[:, 1:] != UNKNOWN) & is_target).sum(1) - 1  # without the last one, which all have
+        return known_U >= KNOWN * (is_target.sum(1) - 1)
 
     def pairs(
         self, input_ids_UT: Tensor, mask_UT: Tensor, states_VSC: Tensor, image_index_N: Tensor, text_index_N: Tensor
