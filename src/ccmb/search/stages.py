@@ -61,16 +61,17 @@ class FurtherStages:
 
     def put_states(self, entry: Entry, encoded: Any) -> None:
         """Hold the states of a new image, the only one of what was encoded."""
-        for stage, (model, items) in zip(self._all(), by_stage(self.model, encoded), strict=True):
+        for stage, (model, items) in zip(self.in_order(), by_stage(self.model, encoded), strict=True):
             if model.states_width:
                 stage.states.put(entry, items.states[0])
 
     def drop_states(self, keys: set[str]) -> None:
         """Forget images that have left the index."""
-        for stage in self._all():
+        for stage in self.in_order():
             stage.states.drop(keys)
 
-    def _all(self) -> list[SecondStage]:
+    def in_order(self) -> list[SecondStage]:
+        """The stages as a query goes through them."""
         return [self.last] if self.chooser is None else [self.chooser, self.last]
 
 

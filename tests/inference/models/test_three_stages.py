@@ -114,7 +114,7 @@ def test_of_one_model_each_image_is_read_once_and_its_kept_states_never_again(
         for hit in engine.search(SearchQuery(TEXTS[0], depth=DEPTH)).hits[:1]:
             engine.delete([hit.key])
         assert len(list((folder / "index").glob("states*.db"))) == 2
-        left = [engine.catalogue.states_for(stage.model).keys([hit.key]) for stage in engine.stages._all()]
+        left = [engine.catalogue.states_for(stage.model).keys([hit.key]) for stage in engine.stages.in_order()]
         assert left == [set(), set()]
 
 
@@ -132,7 +132,7 @@ def test_a_budget_ends_the_choice_and_leaves_the_last_stage_its_share(folder: Pa
     build_index([folder / "photos"], folder / "index", open_model(f"{first} + {ranker}"), states_bytes=2**24)
     now = [0.0]
     with open_engine(folder / "index", first, ranker=ranker) as engine:
-        chooser, last = engine.stages._all()
+        chooser, last = engine.stages.in_order()
         for stage in (chooser, last):
             stage.clock, score = (lambda: now[0]), stage.model.score_pairs
 
