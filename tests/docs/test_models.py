@@ -74,6 +74,9 @@ def test_texts_are_searched_by_texts(workplace: Path, command: Command) -> None:
     Path("queries.dev.tsv").write_text("q\t红色的船\n", "utf-8")
     Path("qrels.dev.tsv").write_text("q 0 1 3\nq 0 2 1\n", "utf-8")
     run_block(command, 3)
+    for stage in ("pre_ranking", "ranking"):
+        run = Path(f"rankings/queries.dev.{stage}.trec").read_text("utf-8").splitlines()
+        assert {line.split()[2] for line in run} == {str(row) for row in range(len(TEXTS))}
 
 
 def test_the_example_prints_our_recall(workplace: Path, command: Command) -> None:

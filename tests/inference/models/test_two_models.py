@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from tests.helpers.exact import TINY_ERROR
-from tests.helpers.tiny import TEXTS, tiny_images
+from tests.helpers.tiny import TEXTS, tiny_decoder_model, tiny_images, tiny_processor
 from tests.helpers.two_towers import save_r2d2, save_two_towers
 
 from ccmb.core.errors import CcmbError, UsageError
 from ccmb.data.seen_images import seen_in
+from ccmb.inference.gallery import encode_gallery
 from ccmb.inference.models.open_model import label_and_source, open_model
 from ccmb.inference.models.two_models import TwoModels
 from ccmb.inference.pipeline import Pipeline
+from ccmb.inference.two_stage import two_stage_ranks
+from ccmb.r2d2.decoders.likelihood import UNKNOWN
 from ccmb.search.indexing.indexer import build_index
 from ccmb.tasks.common.seen import seen_by
 
@@ -85,6 +88,24 @@ def test_names_and_identities(both: TwoModels, tmp_path: Path) -> None:
         f"{tmp_path / 'clip'} + cross_encoder:{save_ranker(tmp_path / 'other', seed=1)}?trust_remote_code=yes"
     )
     assert len({both.fingerprint, other.fingerprint, both.first.fingerprint}) == 3
+
+
+def test_what_a_decoder_cannot_read_stays_in_the_order_of_the_first_stage(tmp_path: Path) -> None:
+    clip, folder = save_two_towers(tmp_path / "clip", "chinese_clip"), tmp_path / "decoder"
+    decoder = tiny_decoder_model(ranking_rule="log_odds")
+    assert decoder.likelihood is not None
+    decoder.likelihood.row_of_token[tiny_processor().texts(TEXTS[:1])["input_ids"][0, 1:-1]] = UNKNOWN
+    decoder.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    model = open_model(f"{clip} + {folder}")
+    alone = open_model(clip)
+    expected = [hit.index for hit in Pipeline(alone, alone).search(TEXTS[0], IMAGES)]
+    assert [hit.index for hit in Pipeline(model, model).search(TEXTS[0], IMAGES, rerank_k=len(IMAGES))] == expected
+    gallery = encode_gallery(model, range(len(IMAGES)), [[TEXTS[0]], *([] for _ in IMAGES[1:])], IMAGES.__getitem__)
+    ranks = two_stage_ranks(model, gallery, "text_to_image", len(IMAGES))
+    assert ranks.ranking is not None
+    assert ranks.ranking.tolist() == ranks.pre_ranking.tolist() == [expected.index(0) + 1]
+    assert model.unknown([TEXTS[0]]) == [True]
 
 
 def test_an_index_is_made_with_both_and_keeps_no_states_of_a_ranker_that_reads_none(

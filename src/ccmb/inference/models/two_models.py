@@ -26,6 +26,8 @@ from ccmb.inference.stages import EXACT_OPTIONS, Cascade, ImageLoader, RankOptio
 from ccmb.r2d2.processing import ImageInput
 from ccmb.r2d2.towers.two_towers import TowerOutput
 
+_BETWEEN_EQUALS = 1e-6  # of a cosine: less than any difference that a ranker makes
+
 
 class PairRanker(Protocol):
     """A second stage with what it reads of images and texts; `R2D2Stages` is one too."""
@@ -133,7 +135,10 @@ class TwoModels:
         self.ranker.calibrate(temperature, offset)
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        return self.first.unknown(texts)
+        unknown = self.first.unknown(texts)
+        if not isinstance(self.ranker, R2D2Stages):
+            return unknown
+        return [either or other for either, other in zip(unknown, self.ranker.unknown(texts), strict=True)]
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         return self.first.count_tokens(texts)
@@ -179,6 +184,8 @@ class TwoModels:
         ranking_N = scores.ranking
         if isinstance(self.ranker, R2D2Stages):
             ranking_N = scores.match.log_odds if self.ranking_rule == "log_odds" else scores.match.score
+            # A decoder says nothing of texts that it cannot read: such pairs stay in the order of their cosines.
+            ranking_N = ranking_N + torch.where(scores.match.log_odds == 0, _BETWEEN_EQUALS * cosine_N, 0.0)
         return StageScores(cosine_N, scores.match, ranking_N)
 
 

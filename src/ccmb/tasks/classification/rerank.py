@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,9 +48,7 @@ class PromptRanker:
         batch: int = 256,
     ) -> None:
         self.ranker, template = ranker, PLAIN_TEMPLATE if PLAIN_TEMPLATE in templates else templates[0]
-        prompts = [fill(template, one.name) for one in classes]
-        starts = range(0, len(prompts), batch)
-        self.texts = join([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
+        self.texts = _encoded(encoder, [fill(template, one.name) for one in classes], batch)
 
     def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
         image_index_BK = torch.arange(len(images))[:, None].expand_as(index_BK)
@@ -78,11 +77,7 @@ class TokenWiseRanker:
         self.first_C = torch.searchsorted(self.class_N, torch.arange(len(classes)))
         self.count_C = torch.bincount(self.class_N, minlength=len(classes))
         names = [name for one in classes for name in one.names]
-        starts = range(0, len(names), batch)
-        self.texts_of = [
-            join([encoder.encode_texts([fill(template, name) for name in names[i : i + batch]]) for i in starts])
-            for template in templates
-        ]
+        self.texts_of = [_encoded(encoder, [fill(way, name) for name in names], batch) for way in templates]
 
     def __call__(self, images: TowerOutput, index_BK: Tensor, cosine_BK: Tensor) -> Tensor:
         class_N = index_BK.flatten()
@@ -96,6 +91,11 @@ class TokenWiseRanker:
             score_N = score_M.new_zeros(len(class_N)).index_add(0, pair_M, score_M) / count_N
             shares.append(score_N.view_as(index_BK).softmax(1))
         return torch.stack(shares).mean(0)
+
+
+def _encoded(encoder: SetEncoder, prompts: Sequence[str], batch: int) -> Any:
+    starts = range(0, len(prompts), batch)
+    return join([encoder.encode_texts(prompts[start : start + batch]) for start in starts])
 
 
 def class_ranker(model: Model, classes: Sequence[ImageClass], templates: Sequence[str] = TEMPLATES) -> ScoreClasses:
